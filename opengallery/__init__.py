@@ -1,0 +1,1 @@
+"""Open Gallery: a self-hosted Shared Image Gallery."""

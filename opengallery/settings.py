@@ -1,0 +1,91 @@
+"""Settings of one server: what stands in the configuration file, and where its data lies.
+
+The file is TOML; docs/settings.md lists every setting. Everything has a default, so that
+`gallery serve --data DIR` needs no file.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+class SettingsError(Exception):
+    """The configuration file can't be used; the message says which setting and why."""
+
+
+class StoreSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """One store of a region: a directory (`path`) or an object store (`url`, with its options)."""
+
+    name: str
+    path: str | None = None
+    url: str | None = None
+    options: dict[str, str] = {}
+
+
+class RegionSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """A region that names its stores has just those; others make directory stores on demand."""
+
+    stores: list[StoreSettings] = []
+
+
+class ImageSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """Limits on what comes in, and the URLs that the server may fetch images from."""
+
+    max_size_bytes: int = 4 * 1024**4
+    fetch_allow: list[str] = []
+
+
+class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """What a machine may use of this host, whatever its VM size says."""
+
+    memory_mib_max: int = 256
+    vcpus_max: int = 1
+    starts_at_once: int = 2
+    user: str = "nobody"
+    accelerator: Literal["auto", "tcg"] = "auto"
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, rename="snake"):
+    """All settings. `data` is the data folder (DIR); it is never in the file."""
+
+    data: Path = Path()
+    port: int = 8443
+    profile: Literal["current", "preview"] = "current"
+    database_url: str | None = None
+    page_size: int = 100
+    images: ImageSettings = msgspec.field(default_factory=ImageSettings)
+    machines: MachineSettings = msgspec.field(default_factory=MachineSettings)
+    regions: dict[str, RegionSettings] = {}
+
+    @property
+    def endpoint(self) -> str:
+        """The URL under which clients reach the server."""
+        return f"https://localhost:{self.port}"
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the resources' database."""
+        return self.database_url or f"sqlite:///{self.data / 'gallery.sqlite'}"
+
+    @property
+    def workflow_database(self) -> str:
+        """SQLAlchemy URL of the durable workflows' database."""
+        return self.database_url or f"sqlite:///{self.data / 'workflows.sqlite'}"
+
+
+def load_settings(data: Path, config: Path | None = None, port: int | None = None) -> Settings:
+    """Read `config` (or DIR/opengallery.toml if there is one). Raises `SettingsError`."""
+    path = config or data / "opengallery.toml"
+    try:
+        content = tomllib.loads(path.read_text()) if config or path.exists() else {}
+        settings = msgspec.convert(content, Settings)
+    except OSError as error:
+        raise SettingsError(f"Can't read {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{path}: {error}.") from error
+    settings.data = data.resolve()
+    if port is not None:
+        settings.port = port
+    return settings
