@@ -86,6 +86,9 @@ make_environment() {
   "$python" -m venv "$folder"
 }
 
+# An interrupted set-up goes on in the folder that it began.
+mark_unfinished() { printf 'folder %s\n' "$PWD" >"$1/.setup"; }
+
 project_environment() {
   local lock=$1 stamp
   # Who has the development environment keeps it: it holds all that users need.
@@ -95,11 +98,11 @@ lock $lock
 $(checksum requirements/uv.txt "requirements/$lock.txt" pyproject.toml)"
   is_up_to_date .venv "$stamp" && return
   make_environment .venv
-  rm -f .venv/.setup
+  mark_unfinished .venv
   say "installing requirements/$lock.txt into .venv"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-  .venv/bin/uv pip sync --python .venv/bin/python --require-hashes --no-build --compile-bytecode "requirements/$lock.txt"
-  .venv/bin/uv pip install --python .venv/bin/python --no-deps --no-build-isolation --editable .
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
+  .venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes --no-build --compile-bytecode "requirements/$lock.txt"
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
   printf '%s\n' "$stamp" >.venv/.setup
 }
 
@@ -109,9 +112,9 @@ az_environment() {
 $(checksum requirements/uv.txt requirements/az.txt)"
   is_up_to_date .venv-az "$stamp" && return
   make_environment .venv-az
-  rm -f .venv-az/.setup
+  mark_unfinished .venv-az
   say "installing requirements/az.txt into .venv-az (the real az: some minutes)"
-  .venv/bin/uv pip sync --python .venv-az/bin/python --require-hashes --no-build --compile-bytecode requirements/az.txt
+  .venv/bin/uv pip sync --quiet --python .venv-az/bin/python --require-hashes --no-build --compile-bytecode requirements/az.txt
   printf '%s\n' "$stamp" >.venv-az/.setup
 }
 
