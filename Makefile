@@ -60,6 +60,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url
 
 # Made once; made anew when its recipe changes.
 $(BOOT_IMAGE): scripts/build-boot-image.sh | use-setup
+	rm -f $@ $@.payload
 	scripts/build-boot-image.sh $@
 
 use-setup: ; @scripts/setup.sh use

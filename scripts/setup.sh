@@ -39,7 +39,7 @@ as_root() {
 }
 
 apt() {
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null >&2
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null >&2
 }
 
 missing_packages() {
@@ -66,6 +66,14 @@ install_packages() {
   # shellcheck disable=SC2086
   apt install --no-install-recommends $missing || { apt update && apt install --no-install-recommends $missing; } ||
     fail "apt-get could not install them (its own words are above). Install them by hand, then try again: $missing"
+}
+
+# The boot image takes its kernel from apt: lists that are missing or old would name no kernel, or one that is gone.
+refresh_package_lists() {
+  [ ! -f .cache/boot.raw ] || return 0
+  [ -z "$(find /var/lib/apt/lists -name '*Packages*' -ctime -1 -print -quit 2>/dev/null)" ] || return 0
+  say "bringing apt's package lists up to date"
+  apt update || say "that failed; going on with the lists that are there"
 }
 
 # A virtual environment is up to date when its stamp says what would be written there now. The stamp
@@ -126,6 +134,7 @@ flock 9
 case "${1:-}" in
   use)
     install_packages $RUN_PACKAGES $BOOT_IMAGE_PACKAGES
+    refresh_package_lists
     project_environment users ;;
   check)
     project_environment development ;;
