@@ -173,7 +173,7 @@ cp "$(readlink -f "$(command -v busybox)")" "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 write_init
 find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
-(cd "$root" && find . | sort | cpio -o -H newc --quiet --reproducible -R 0:0) | ${INITRD_COMPRESS:-zstd -19 -q} > "$work/initrd"
+(cd "$root" && find . | sort | cpio -o -H newc --quiet --reproducible -R 0:0) | zstd -19 -q > "$work/initrd"
 
 cp "$(find "$work/kernel/boot" -name 'vmlinuz-*' -print -quit)" "$work/vmlinuz"
 cat > "$work/syslinux.cfg" << 'CONFIG'
@@ -183,7 +183,7 @@ TIMEOUT 0
 LABEL linux
   LINUX /vmlinuz
   INITRD /initrd
-  APPEND console=ttyS0 quiet loglevel=1 panic=5 mitigations=off random.trust_cpu=on no_timer_check tsc=reliable
+  APPEND console=ttyS0 quiet loglevel=1 panic=5 mitigations=off random.trust_cpu=on no_timer_check tsc=reliable cryptomgr.notests audit=0
 CONFIG
 (openssl enc -aes-128-ctr -K 00112233445566778899aabbccddeeff -iv 00 -in /dev/zero 2> /dev/null || true) \
   | head -c ${payload_mib}M > "$work/payload.bin"
@@ -191,7 +191,7 @@ echo "$variant" > "$work/version"
 find "$work" -maxdepth 1 -type f -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
 
 # One FAT partition at 1 MiB with clusters of 4 KiB, so that equal files are equal blocks of the image.
-disk=$output.new
+disk=$output.$$
 trap 'rm -rf "$work" "$disk"' EXIT
 rm -f "$disk"
 truncate -s ${disk_mib}M "$disk"
