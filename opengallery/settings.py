@@ -47,7 +47,7 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
     accelerator: Literal["auto", "tcg"] = "auto"
 
 
-class Settings(msgspec.Struct, forbid_unknown_fields=True, rename="snake"):
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
     """All settings. `data` is the data folder (DIR); it is never in the file."""
 
     data: Path = Path()
