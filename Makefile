@@ -11,6 +11,8 @@ PY := .venv/bin/python
 SOURCES := opengallery tests scripts $(wildcard bench)
 BOOT_IMAGE := .cache/boot.raw
 BENCH_IMAGES := deb12-v1 deb12-v1-rebuild
+# make test TESTS=tests/arm ARGS="-k paging" runs a part of them.
+TESTS ?= tests
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +32,7 @@ format: check-setup  ## Format the code and mend what ruff can mend
 	.venv/bin/ruff check --fix $(SOURCES)
 
 test: develop-setup $(BOOT_IMAGE)  ## Run the tests
-	$(PY) -m pytest tests --ignore=tests/acceptance $(ARGS)
+	$(PY) -m pytest $(TESTS) --ignore=tests/acceptance $(ARGS)
 
 acceptance: accept-setup $(BOOT_IMAGE)  ## Run the announcement with the real az and check every answer
 	$(PY) -m pytest tests/acceptance -v $(ARGS)
