@@ -44,7 +44,7 @@ demo: $(BOOT_IMAGE)  ## Run the announcement end to end against a fresh server
 	$(PY) scripts/demo.py $(ARGS)
 
 images: bench-setup  ## Build the large images of the benchmarks (root, some minutes, once)
-	scripts/build-images.sh .cache/images $(BENCH_IMAGES)
+	$(if $(filter-out 0,$(shell id -u)),sudo) scripts/build-images.sh .cache/images $(BENCH_IMAGES)
 
 lock: check-setup  ## Write the locks anew; make lock UPGRADE=--upgrade takes newer versions
 	$(COMPILE) -o requirements/users.txt pyproject.toml requirements/build.in
