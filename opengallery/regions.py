@@ -33,8 +33,10 @@ class Region:
 
 def _read_regions() -> Mapping[str, Region]:
     table = resources.files("opengallery").joinpath("regions.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(table.splitlines())
-    regions = [Region(**{**row, "paired_region": row["paired_region"] or None}) for row in rows]
+    regions = []
+    for row in csv.DictReader(table.splitlines()):
+        pair = row.pop("paired_region") or None
+        regions.append(Region(**row, paired_region=pair))
     return MappingProxyType({region.name: region for region in regions})
 
 
