@@ -1,0 +1,86 @@
+"""Call: one authenticated request, as rules and views see it; and a durable work's view of the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from opengallery.arm import resources
+from opengallery.arm.access import may
+from opengallery.arm.errors import ArmError, resource_not_found
+from opengallery.arm.resource_id import MalformedId, ResourceId
+from opengallery.arm.resource_type import Registry
+from opengallery.arm.resources import Resource
+from opengallery.arm.services import Services
+from opengallery.identity.principal import Principal
+
+
+@dataclass
+class Call:
+    """What a rule, a view or an action may use: the open transaction, who asks, and the services."""
+
+    connection: Connection
+    principal: Principal
+    services: Services
+    registry: Registry
+    query: Mapping[str, str] = field(default_factory=dict)
+    base_url: str = ""
+
+    def get(self, resource_id: ResourceId | str) -> Resource | None:
+        """A resource, or None."""
+        return resources.get(self.connection, resource_id)
+
+    def authorize(self, action: str, scope: ResourceId) -> None:
+        """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`."""
+        if not may(self.connection, self.principal, action, scope):
+            raise ArmError(
+                "AuthorizationFailed",
+                f"The client '{self.principal.app_id or self.principal.object_id}' with object id "
+                f"'{self.principal.object_id}' does not have authorization to perform action '{action}' over "
+                f"scope '{scope}' or the scope is invalid. If access was recently granted, please refresh "
+                "your credentials.",
+                status=403,
+            )
+
+    def linked(self, text: str, target: str, *types: str) -> Resource:
+        """The resource that a property names, which the caller must be able to read.
+
+        Raises 400 for a malformed id or a type not among `types`, 403 `LinkedAuthorizationFailed`,
+        404 `NotFound` when it isn't there.
+        """
+        resource_id = parse_linked(text, target, *types)
+        action = f"{resource_id.type}/read"
+        if not may(self.connection, self.principal, action, resource_id):
+            raise ArmError(
+                "LinkedAuthorizationFailed",
+                f"The client '{self.principal.object_id}' needs permission to perform action '{action}' on the "
+                f"linked scope '{resource_id}'. Ask its owner for the role Reader there.",
+                target=target,
+                status=403,
+            )
+        found = self.get(resource_id)
+        if found is None:
+            error = resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
+            error.target = target
+            raise error
+        return found
+
+
+def parse_linked(text: str, target: str, *types: str) -> ResourceId:
+    """Read an id that stands in a property. Raises 400 `LinkedInvalidPropertyId` or `InvalidParameter`."""
+    try:
+        resource_id = ResourceId.parse(text)
+    except MalformedId as error:
+        raise ArmError(
+            "LinkedInvalidPropertyId",
+            f"Property id '{text}' at path '{target}' is invalid. Expect fully qualified resource Id that start "
+            "with '/subscriptions/{subscriptionId}' or '/providers/{resourceProviderNamespace}/'.",
+            target=target,
+        ) from error
+    if types and resource_id.type.lower() not in {kind.lower() for kind in types}:
+        raise ArmError(
+            "InvalidParameter",
+            f"'{text}' at '{target}' is a '{resource_id.type}'. Give the id of one of: {', '.join(types)}.",
+            target=target,
+        )
+    return resource_id

@@ -1,0 +1,60 @@
+"""ArmError: the one way for a request to go wrong, in the form that every Azure client reads.
+
+Source: Microsoft REST API guidelines for Azure, `{"error": {"code", "message", "target", "details"}}`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class ArmError(Exception):
+    """A refused request or failed operation: Azure's `code`, a `message` that says what to do."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        target: str | None = None,
+        status: int = 400,
+        details: Sequence["ArmError"] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.target = target
+        self.status = status
+        self.details = tuple(details)
+        self.headers = headers or {}
+
+    def error(self) -> dict[str, Any]:
+        """The value of the body's `error` member; also kept with a failed operation."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.target:
+            error["target"] = self.target
+        if self.details:
+            error["details"] = [detail.error() for detail in self.details]
+        return error
+
+    @classmethod
+    def from_error(cls, error: dict[str, Any], status: int = 409) -> "ArmError":
+        """The opposite of `error()`: raise again what an operation ended with."""
+        details = [cls.from_error(detail) for detail in error.get("details", ())]
+        return cls(error["code"], error["message"], target=error.get("target"), status=status, details=details)
+
+
+def resource_not_found(resource_type: str, name: str, group: str | None) -> ArmError:
+    """404 for a resource that isn't there."""
+    where = f" under resource group '{group}'" if group else ""
+    return ArmError(
+        "ResourceNotFound",
+        f"The Resource '{resource_type}/{name}'{where} was not found. "
+        "Check its name and the subscription, or create it first.",
+        status=404,
+    )
+
+
+def invalid_parameter(target: str, message: str) -> ArmError:
+    """400 for a value that can't be used."""
+    return ArmError("InvalidParameter", message, target=target)

@@ -1,0 +1,66 @@
+"""Nested: one operation makes or deletes other resources, in the name of who asked for it.
+
+Each function is one durable step: done again after a crash, it finds its own earlier work and waits for that.
+"""
+
+from typing import Any
+
+from opengallery.arm import handling, operations
+from opengallery.arm.errors import ArmError
+from opengallery.arm.operations import Work
+from opengallery.arm.resource_id import ResourceId
+from opengallery.arm.resource_type import check_api_version
+
+
+def put(work: Work, resource_id: ResourceId, api_version: str | None, body: dict[str, Any]) -> str | None:
+    """PUT a resource. Returns the id of its operation for `wait`, None when it was done at once.
+
+    Raises `ArmError` when the resource is refused. `api_version` None: not checked.
+    """
+    return work.step(f"put {resource_id}", _put, work, str(resource_id), api_version, body)
+
+
+def _put(work: Work, resource_id: str, api_version: str | None, body: dict[str, Any]) -> str | None:
+    target = ResourceId.parse(resource_id)
+    declared = work.registry.require(target.type, api_version)
+    if api_version is not None:
+        check_api_version(declared, api_version, None)
+    with work.services.database.write() as connection:
+        under_way = operations.running(connection, target.key)
+        if under_way is not None and under_way.input.get("parent") == work.operation.id:
+            answer = handling.Answer(200, operation=under_way)
+        else:
+            answer = handling.put(work.call(connection), declared, target, body, parent=work.operation.id)
+    if answer.operation is None:
+        return None
+    operations.launch(answer.operation.id)
+    return answer.operation.id
+
+
+def delete(work: Work, resource_id: str) -> str | None:
+    """DELETE a resource. Returns the id of its operation for `wait`, None when it is gone already."""
+    return work.step(f"delete {resource_id}", _delete, work, resource_id)
+
+
+def _delete(work: Work, resource_id: str) -> str | None:
+    target = ResourceId.parse(resource_id)
+    declared = work.registry.require(target.type, None)
+    with work.services.database.write() as connection:
+        answer = handling.delete(work.call(connection), declared, target)
+        under_way = answer.operation or operations.running(connection, target.key)
+    if under_way is None:
+        return None
+    operations.launch(under_way.id)
+    return under_way.id
+
+
+def wait(work: Work, operation_id: str | None) -> None:
+    """Wait until a nested operation has ended. Raises its error as `ArmError`."""
+    if operation_id is not None:
+        error = work.step(f"wait {operation_id}", _wait, work, operation_id)
+        if error is not None:
+            raise ArmError.from_error(error)
+
+
+def _wait(work: Work, operation_id: str) -> dict[str, Any] | None:
+    return operations.wait(work.services, operation_id).error

@@ -1,0 +1,265 @@
+"""Disks: `Microsoft.Compute/disks`. A disk is how the bytes of an image come in.
+
+`createOption` Upload makes a disk that waits for a fixed VHD: `beginGetAccess` gives a writable SAS URL
+(`page_blobs.py` answers it), `endGetAccess` takes it back, checks what came, and puts it into the
+source region's first store. Copy and FromImage make a disk that shares another's image.
+Source: Disks REST API, api-version 2025-01-02.
+"""
+
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from opengallery.arm import resources
+from opengallery.arm.call import Call
+from opengallery.arm.errors import ArmError, invalid_parameter
+from opengallery.arm.operations import Work
+from opengallery.arm.resource_type import Action, Properties, ResourceType, Sku
+from opengallery.arm.resources import Resource
+from opengallery.arm.services import Services
+from opengallery.arm.validation import converted
+from opengallery.database import now
+from opengallery.imagestore import UnusableImage
+from opengallery.imagestore.formats import open_image
+from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS
+from opengallery.providers.compute.page_blobs import new_key, sas_url
+from opengallery.replication import progress, workflows
+
+MIB = 1024**2
+FOOTER_BYTES = 512
+UPLOAD_MIN_BYTES = 20 * MIB + FOOTER_BYTES
+READY_TO_UPLOAD, ACTIVE_UPLOAD, UNATTACHED = "ReadyToUpload", "ActiveUpload", "Unattached"
+
+
+class ImageDiskReference(Properties):
+    """An image version that a disk is made from."""
+
+    id: str | None = None
+
+
+class CreationData(Properties):
+    """Where a disk's bytes come from."""
+
+    create_option: Literal["Upload", "Copy", "FromImage"]
+    upload_size_bytes: int | None = None
+    source_resource_id: str | None = None
+    gallery_image_reference: ImageDiskReference | None = None
+    image_reference: ImageDiskReference | None = None
+
+
+class DiskProperties(Properties):
+    """What a disk is created with."""
+
+    creation_data: CreationData
+    os_type: Literal["Linux", "Windows"] | None = None
+    hyper_v_generation: Literal["V1", "V2"] | None = None
+    disk_size_gb: Annotated[int, Meta(ge=1, le=65536)] | None = None
+
+
+class Access(Properties):
+    """The body of `beginGetAccess`."""
+
+    access: Literal["Read", "Write"]
+    duration_in_seconds: Annotated[int, Meta(ge=1, le=2**31)] = 3600
+
+
+def staged_file(services: Services, disk: Resource) -> Path:
+    """The sparse file that an upload writes into."""
+    return services.settings.data / "uploads" / disk.private["uploadId"]
+
+
+def is_waiting(disk: Resource) -> bool:
+    """Whether the disk's bytes are still to come, or to be taken in."""
+    return "uploadId" in disk.private
+
+
+def source_of(disk: Resource) -> str | None:
+    """The id that Copy or FromImage names."""
+    data = disk.properties["creationData"]
+    for name in ("galleryImageReference", "imageReference"):
+        if name in data:
+            return str(data[name].get("id"))
+    return data.get("sourceResourceId")
+
+
+def _check(call: Call, new: Resource, old: Resource | None) -> None:
+    if old is not None:
+        return
+    data = new.properties["creationData"]
+    where = "properties.creationData"
+    if data["createOption"] != "Upload":
+        text = source_of(new)
+        if not text:
+            raise invalid_parameter(where, f"createOption {data['createOption']} needs a source. Give --source ID.")
+        source = call.linked(
+            text, where, "Microsoft.Compute/disks", "Microsoft.Compute/galleries/images/versions"
+        )
+        here = [replica for replica in progress.replicas(call.connection, source.key)
+                if replica.region == new.location and replica.state == "Completed"]
+        if not here:
+            raise invalid_parameter(where, f"'{source.id.name}' has no image in '{new.location}'. Choose its region.")
+        return
+    size = data.get("uploadSizeBytes")
+    limit = call.services.settings.images.max_size_bytes + FOOTER_BYTES
+    if size is None or size < UPLOAD_MIN_BYTES or (size - FOOTER_BYTES) % MIB or size > limit:
+        raise invalid_parameter(
+            f"{where}.uploadSizeBytes",
+            f"uploadSizeBytes is {size}. Give the size of the fixed VHD with its footer of 512 bytes: whole MiB plus "
+            f"512, from {UPLOAD_MIN_BYTES} to {limit} bytes.",
+        )
+    new.private = {"uploadId": str(uuid.uuid4()), "uploadSizeBytes": size}
+    new.properties["diskSizeGB"] = max(1, -(-size // 1024**3))
+    new.properties["diskSizeBytes"] = size - FOOTER_BYTES
+    new.properties["uniqueId"] = str(uuid.uuid4())
+    new.properties["timeCreated"] = now().isoformat()
+
+
+def _create(work: Work) -> None:
+    """Lay out the file to upload into, or take over the source's image."""
+    disk = work.resource()
+    if is_waiting(disk):
+        work.step("lay out", _lay_out, work)
+    elif not work.step("has image", _has_image, work):
+        text = (source_of(disk) or "").lower()
+        workflows.adopt(work.key, text, disk.location or "")
+
+
+def _has_image(work: Work) -> bool:
+    with work.services.database.read() as connection:
+        return bool(progress.replicas(connection, work.key))
+
+
+def _lay_out(work: Work) -> None:
+    disk = work.resource()
+    path = staged_file(work.services, disk)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with path.open("ab") as file:
+        file.truncate(disk.private["uploadSizeBytes"])
+
+
+def _check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
+    access = converted(body, Access, "body")
+    if access.access == "Read":
+        raise ArmError(
+            "OperationNotAllowed",
+            "This server gives write access to disks that wait for an upload, and no read access. Ask for Write.",
+            target="access",
+            status=409,
+        )
+    if not is_waiting(disk):
+        raise ArmError(
+            "OperationNotAllowed",
+            f"The disk '{disk.id.name}' has its bytes already. Create another one with --upload-type Upload.",
+            status=409,
+        )
+
+
+def _grant(work: Work) -> dict[str, Any]:
+    return work.step("grant", _grant_once, work)
+
+
+def _grant_once(work: Work) -> dict[str, Any]:
+    disk = work.resource()
+    access = converted(work.operation.input, Access, "body")
+    key, until = new_key(), now() + timedelta(seconds=access.duration_in_seconds)
+    work.change_private(uploadKey=key)
+    base = work.operation.base_url
+    return {"accessSAS": sas_url(base, disk.private["uploadId"], key, until)}
+
+
+def check_upload(services: Services, disk: Resource) -> None:
+    """Raise 400 unless what was uploaded is a fixed VHD of the size it says. Reads its footer only."""
+    try:
+        open_image(staged_file(services, disk), services.settings.images.max_size_bytes, expect="vhd").close()
+    except UnusableImage as error:
+        raise ArmError(
+            "InvalidParameter",
+            f"The disk '{disk.id.name}' can't be used: {error} Upload a fixed VHD, footer included, and try again.",
+            target="properties.storageProfile.osDisk",
+        ) from error
+
+
+def _check_end(call: Call, disk: Resource, _body: dict[str, Any]) -> None:
+    if is_waiting(disk) and "uploadKey" in disk.private:
+        check_upload(call.services, disk)
+
+
+def _revoke(work: Work) -> None:
+    disk = work.resource()
+    if is_waiting(disk) and "uploadKey" in disk.private:
+        take_in(work, work.key)
+
+
+def take_in(work: Work, key: str) -> None:
+    """End the upload of the disk `key`: revoke its SAS, put its bytes into the region's first store."""
+    found = work.step("revoke", _close_upload, work, key)
+    if found is None:
+        return
+    path, location = found
+    try:
+        workflows.ingest(key, work.principal.tenant_id, path, location)
+    except UnusableImage as error:
+        raise ArmError("InvalidParameter", f"The upload can't be used: {error}", target="disk") from error
+    work.step("finish upload", _finish_upload, work, key, path)
+
+
+def _close_upload(work: Work, key: str) -> tuple[str, str] | None:
+    with work.services.database.write() as connection:
+        call = work.call(connection)
+        disk = call.get(key)
+        if disk is None or not is_waiting(disk):
+            return None
+        path = staged_file(work.services, disk)
+        disk.private.pop("uploadKey", None)
+        disk.private["takingIn"] = True
+        resources.save(connection, disk)
+        return str(path), disk.location or ""
+
+
+def _finish_upload(work: Work, key: str, path: str) -> None:
+    with work.services.database.write() as connection:
+        disk = work.call(connection).get(key)
+        if disk is not None:
+            disk.private = {}
+            resources.save(connection, disk)
+    Path(path).unlink(missing_ok=True)
+
+
+def _remove(work: Work) -> None:
+    disk = work.resource()
+    workflows.remove(work.key)
+    if is_waiting(disk):
+        path = staged_file(work.services, disk)
+        work.step("delete the upload", path.unlink, True)
+
+
+def _view(_call: Call, disk: Resource) -> dict[str, Any]:
+    state = UNATTACHED
+    if is_waiting(disk):
+        state = ACTIVE_UPLOAD if "uploadKey" in disk.private else READY_TO_UPLOAD
+    return {"diskState": state}
+
+
+RESOURCE_TYPE = ResourceType(
+    "Microsoft.Compute/disks",
+    DISK_VERSIONS,
+    DiskProperties,
+    name=COMPUTE_NAME,
+    envelope={"sku": Sku, "zones": list[str]},
+    immutable=frozenset({"creationData"}),
+    read_only=frozenset({"diskState", "uniqueId", "timeCreated", "diskSizeBytes"}),
+    check=_check,
+    fulfil=_create,
+    remove=_remove,
+    view=_view,
+    created_status=202,
+    actions={
+        "beginGetAccess": Action(
+            "Microsoft.Compute/disks/beginGetAccess/action", fulfil=_grant, check=_check_access
+        ),
+        "endGetAccess": Action("Microsoft.Compute/disks/endGetAccess/action", fulfil=_revoke, check=_check_end),
+    },
+)

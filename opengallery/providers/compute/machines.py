@@ -1,0 +1,81 @@
+"""Machines: from a virtual machine's resource to the machine that the hypervisor runs."""
+
+from datetime import timedelta
+
+from opengallery.arm.errors import ArmError
+from opengallery.arm.resources import Resource
+from opengallery.arm.services import Services
+from opengallery.database import now
+from opengallery.hypervisors.machine import HypervisorError, MachineSpec, NoLiveReplica, ReplicaUrl
+from opengallery.providers.compute.os_profiles import seed
+from opengallery.replication import placement
+from opengallery.replication.workflows import sweep
+
+_COOKIE_LIFE = timedelta(days=365)
+
+
+def machine_id(machine: Resource) -> str:
+    """The hypervisor's name for a virtual machine."""
+    return str(machine.properties["vmId"])
+
+
+def choose_replica(services: Services, machine: Resource) -> None:
+    """Tell the machine which replica to read: the one in its region that the fewest machines read."""
+    with services.database.write() as connection:
+        try:
+            placement.choose_reader(connection, machine.key, machine.private["image"]["owner"], machine.location or "")
+        except placement.NoReplicaInRegion as error:
+            raise ArmError(
+                "GalleryImageNotFound",
+                f"The gallery image {machine.private['image']['exactId']} is not available in {machine.location} "
+                "region. Please contact image owner to replicate to this region, or change your requested region.",
+                status=404,
+            ) from error
+
+
+def make(services: Services, machine: Resource) -> None:
+    """Make the machine's disk and seed."""
+    image = machine.private["image"]
+    wanted_bytes = machine.properties["storageProfile"]["osDisk"].get("diskSizeGB", 0) * 2**30
+    services.hypervisor.create(
+        MachineSpec(
+            machine_id=machine_id(machine),
+            generation=image["generation"],
+            vcpus=services.settings.machines.vcpus_max,
+            memory_mib=services.settings.machines.memory_mib_max,
+            disk_size_bytes=max(image["sizeBytes"], wanted_bytes),
+            seed=seed(machine),
+        )
+    )
+
+
+def start(services: Services, machine: Resource) -> None:
+    """Start the machine over its replicas, in the order it was told. Raises 409 when none answers."""
+    with services.database.write() as connection:
+        plan = placement.choose_reader(
+            connection, machine.key, machine.private["image"]["owner"], machine.location or ""
+        )
+    servers, region, name = services.replica_servers, machine.location or "", machine_id(machine)
+    until = now() + _COOKIE_LIFE
+    replicas = [
+        ReplicaUrl(
+            servers.url(region, store, plan.tenant_id, plan.image_id),
+            servers.cookie(region, store, plan.tenant_id, plan.image_id, name, until),
+        )
+        for store in plan.stores
+    ]
+    try:
+        services.hypervisor.start(name, replicas)
+    except NoLiveReplica as error:
+        raise ArmError(
+            "AllocationFailed", f"{error} Repair a replica, and start the machine again.", status=409
+        ) from error
+    except HypervisorError as error:
+        raise ArmError("VMStartFailed", f"{error} Look into its qemu.log, and start it again.", status=409) from error
+
+
+def release(services: Services, machine: Resource) -> None:
+    """The machine reads no more: what was kept only for it goes."""
+    with services.database.write() as connection:
+        placement.release_reader(connection, machine.key)
+    sweep()

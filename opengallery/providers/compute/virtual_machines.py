@@ -1,0 +1,240 @@
+"""Virtual machines: `Microsoft.Compute/virtualMachines`.
+
+Creating one tells it which replica of its image to read, makes its disk over that, and starts it.
+Source: Virtual Machines REST API, api-version 2024-11-01.
+"""
+
+import uuid
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from opengallery.arm import resources
+from opengallery.arm.call import Call
+from opengallery.arm.errors import ArmError, invalid_parameter
+from opengallery.arm.operations import Work
+from opengallery.arm.resource_type import Action, Properties, ResourceType
+from opengallery.arm.resources import Resource
+from opengallery.database import now
+from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS
+from opengallery.providers.compute import machines
+from opengallery.providers.compute.console_logs import console_log_url
+from opengallery.providers.compute.image_references import refer
+from opengallery.providers.compute.os_profiles import OsProfile, hide_password
+
+_NIC = "Microsoft.Network/networkInterfaces"
+_POWER = {"running": "VM running", "stopped": "VM stopped", "deallocated": "VM deallocated"}
+
+
+class HardwareProfile(Properties):
+    """The size."""
+
+    vm_size: str
+
+
+class OsDisk(Properties):
+    """The OS disk, made from the image."""
+
+    create_option: str = "FromImage"
+    name: str | None = None
+    caching: str | None = None
+    disk_size_gb: Annotated[int, Meta(ge=1, le=4095)] | None = None
+
+
+class ImageReference(Properties):
+    """What the disk is made from."""
+
+    id: str | None = None
+    publisher: str | None = None
+    offer: str | None = None
+    sku: str | None = None
+    version: str | None = None
+
+
+class StorageProfile(Properties):
+    """The disks."""
+
+    image_reference: ImageReference
+    os_disk: OsDisk = OsDisk()
+    data_disks: list[dict[str, Any]] = []
+
+
+class NetworkInterfaceReference(Properties):
+    """A network interface of the machine."""
+
+    id: str
+
+
+class NetworkProfile(Properties):
+    """The network interfaces."""
+
+    network_interfaces: list[NetworkInterfaceReference] = []
+
+
+class MachineProperties(Properties):
+    """What a machine is created with."""
+
+    hardware_profile: HardwareProfile
+    storage_profile: StorageProfile
+    os_profile: OsProfile | None = None
+    network_profile: NetworkProfile = NetworkProfile()
+
+
+def _check(call: Call, new: Resource, old: Resource | None) -> None:
+    properties = new.properties
+    if old is None:
+        if "osProfile" not in properties:
+            raise invalid_parameter(
+                "osProfile", "A machine from a generalized image needs an osProfile: --admin-username, and a key."
+            )
+        if properties["storageProfile"].get("dataDisks"):
+            raise invalid_parameter(
+                "properties.storageProfile.dataDisks", "This server gives a machine its OS disk only. Leave them out."
+            )
+        image = refer(call, properties["storageProfile"]["imageReference"], new.location or "")
+        properties["vmId"] = str(uuid.uuid4())
+        properties["timeCreated"] = now().isoformat()
+        properties["storageProfile"]["imageReference"]["exactVersion"] = image.exact_id.rsplit("/", 1)[-1]
+        disk = properties["storageProfile"]["osDisk"]
+        disk["osType"] = image.os_type
+        disk.setdefault("name", f"{new.id.name}_OsDisk_1_{properties['vmId'].replace('-', '')}")
+        new.private = {
+            "image": {
+                "owner": image.owner,
+                "exactId": image.exact_id,
+                "sizeBytes": image.size_bytes,
+                "generation": image.generation,
+            },
+        }
+    hide_password(new, old)
+    for nic in properties["networkProfile"]["networkInterfaces"]:
+        found = call.linked(nic["id"], "properties.networkProfile.networkInterfaces", _NIC)
+        holder = found.properties.get("virtualMachine", {}).get("id", str(new.id))
+        if holder.lower() != new.key and call.get(holder) is not None:
+            raise ArmError(
+                "NicInUse",
+                f"Network Interface {found.id} is used by {holder}. Create another network interface for this machine.",
+                target=nic["id"],
+                status=409,
+            )
+        resources.change_properties(call.connection, found.key, virtualMachine={"id": str(new.id)})
+
+
+def _create(work: Work) -> None:
+    """Choose a replica, make the machine, start it. A machine that is there already is left as it is."""
+    machine = work.resource()
+    if "power" not in machine.private:
+        work.step("choose a replica", machines.choose_replica, work.services, machine)
+        work.step("make", machines.make, work.services, machine)
+        work.step("start", machines.start, work.services, machine)
+        work.change_private(power="running")
+
+
+def _start(work: Work) -> None:
+    machine = work.resource()
+    work.step("start", machines.start, work.services, machine)
+    work.change_private(power="running")
+
+
+def _stop(power: str) -> Any:
+    def stop(work: Work) -> None:
+        machine = work.resource()
+        work.step("stop", work.services.hypervisor.power_off, machines.machine_id(machine))
+        work.change_private(power=power)
+
+    return stop
+
+
+def _restart(work: Work) -> None:
+    machine = work.resource()
+    work.step("stop", work.services.hypervisor.power_off, machines.machine_id(machine))
+    work.step("start", machines.start, work.services, machine)
+    work.change_private(power="running")
+
+
+def _remove(work: Work) -> None:
+    machine = work.resource()
+    work.step("delete", work.services.hypervisor.delete, machines.machine_id(machine))
+    work.step("release the replica", machines.release, work.services, machine)
+    work.step("detach", _detach, work)
+
+
+def _detach(work: Work) -> None:
+    machine = work.resource()
+    with work.services.database.write() as connection:
+        for nic in machine.properties["networkProfile"]["networkInterfaces"]:
+            found = resources.get(connection, nic["id"])
+            if found and found.properties.get("virtualMachine", {}).get("id", "").lower() == work.key:
+                resources.change_properties(connection, found.key, virtualMachine=None)
+
+
+def power_state(call: Call, machine: Resource) -> str:
+    """`running`, `stopped` or `deallocated`, as the hypervisor sees it now."""
+    wanted = str(machine.private.get("power", "stopped"))
+    if wanted == "running":
+        state = call.services.hypervisor.state(machines.machine_id(machine))
+        return "running" if state in ("running", "paused") else "stopped"
+    return wanted
+
+
+def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
+    """The machine as it is now: its provisioning and power states."""
+    power = power_state(call, machine)
+    code = "succeeded" if machine.state == resources.SUCCEEDED else machine.state.lower()
+    return {
+        "computerName": machine.properties.get("osProfile", {}).get("computerName"),
+        "hyperVGeneration": machine.private["image"]["generation"],
+        "bootDiagnostics": {},
+        "statuses": [
+            {
+                "code": f"ProvisioningState/{code}",
+                "level": "Info",
+                "displayStatus": f"Provisioning {code}",
+                "time": machine.modified_at.isoformat(),
+            },
+            {"code": f"PowerState/{power}", "level": "Info", "displayStatus": _POWER[power]},
+        ],
+    }
+
+
+def _view(call: Call, machine: Resource) -> dict[str, Any]:
+    expand = next((value for name, value in call.query.items() if name.lower() == "$expand"), "")
+    return {"instanceView": instance_view(call, machine)} if "instanceview" in expand.lower() else {}
+
+
+def _show_instance_view(call: Call, machine: Resource, _body: dict[str, Any]) -> dict[str, Any]:
+    return instance_view(call, machine)
+
+
+def _boot_diagnostics(call: Call, machine: Resource, _body: dict[str, Any]) -> dict[str, Any]:
+    return {"serialConsoleLogBlobUri": console_log_url(call, machine)}
+
+
+def _permission(action: str) -> str:
+    return f"Microsoft.Compute/virtualMachines/{action}/action"
+
+
+RESOURCE_TYPE = ResourceType(
+    "Microsoft.Compute/virtualMachines",
+    COMPUTE_VERSIONS,
+    MachineProperties,
+    name=COMPUTE_NAME,
+    envelope={"zones": list[str], "identity": dict[str, Any], "plan": dict[str, Any]},
+    immutable=frozenset({"storageProfile.imageReference.id", "osProfile.computerName", "osProfile.adminUsername"}),
+    read_only=frozenset({"vmId", "timeCreated", "instanceView"}),
+    check=_check,
+    fulfil=_create,
+    remove=_remove,
+    view=_view,
+    keeps_unnamed=True,
+    actions={
+        "start": Action(_permission("start"), fulfil=_start),
+        "powerOff": Action(_permission("powerOff"), fulfil=_stop("stopped")),
+        "deallocate": Action(_permission("deallocate"), fulfil=_stop("deallocated")),
+        "restart": Action(_permission("restart"), fulfil=_restart),
+        "retrieveBootDiagnosticsData": Action(_permission("retrieveBootDiagnosticsData"), run=_boot_diagnostics),
+        "instanceView": Action(
+            "Microsoft.Compute/virtualMachines/instanceView/read", run=_show_instance_view, method="GET"
+        ),
+    },
+)

@@ -1,0 +1,1 @@
+"""`Microsoft.Features`: preview features, and the registration of resource providers."""
