@@ -1,0 +1,211 @@
+"""`gallery image import FILE`: a managed image from a file on this machine.
+
+A disk of the image's name takes the file's pages in, becomes the image's source and is deleted. When
+the import breaks off, the disk stays, and the same command goes on where it stopped: the disk's tag
+tells which file its pages are of.
+"""
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opengallery.arm.resource_id import ResourceId
+from opengallery.cli.disk_file import DiskFile
+from opengallery.cli.failure import CommandFailed
+from opengallery.cli.page_blob import PageBlob, holds
+from opengallery.cli.progress import Board, Row, format_bytes, format_left, note
+from opengallery.cli.vhd import FOOTER_BYTES, fixed_footer
+
+if TYPE_CHECKING:
+    from opengallery.cli.client import ArmClient
+
+TAG = "opengallery-import"
+URL_GOOD_FOR_S = 24 * 3600
+WRITERS = 4
+# Rates are of the last few seconds, so that they follow the network.
+RATE_OVER_S = 5.0
+
+
+def import_image(
+    arm: "ArmClient", path: Path, image: ResourceId, disk: ResourceId, location: str, body: dict[str, Any]
+) -> Any:
+    """Upload `path` to `disk`, make `image` of it (`body` is the image's, without source), delete `disk`.
+
+    Raises `CommandFailed` that says how to go on.
+    """
+    with DiskFile(path) as file:
+        found = arm.find(disk)
+        tag = (found.get("tags") or {}).get(TAG) if found else None
+        if found and tag is None:
+            raise CommandFailed(
+                f"There is a disk '{disk.name}' already, and the import needs one of this name for a while. "
+                "Choose another image name, or delete the disk."
+            )
+        if found and tag != file.fingerprint:
+            note(f"{path} is not the file of the import that broke off: beginning anew.", quiet=arm.quiet)
+            arm.delete(disk)
+            found = None
+        if arm.find(image) is not None:
+            if found is None:
+                raise CommandFailed(
+                    f"There is an image '{image.name}' already. Delete it, or choose another name."
+                )
+            arm.delete(disk)
+            return arm.get(image)
+        try:
+            if found is None:
+                _create_disk(arm, disk, location, body, file)
+            if found is None or not _is_uploaded(found):
+                _upload(arm, disk, file, resumes=found is not None)
+            body["properties"]["storageProfile"]["osDisk"]["managedDisk"] = {"id": str(disk)}
+            result = arm.put(image, body)
+        except (CommandFailed, KeyboardInterrupt) as error:
+            _say_how_to_go_on(arm, disk, error)
+            raise
+        arm.delete(disk)
+        return result
+
+
+def _create_disk(
+    arm: "ArmClient", disk: ResourceId, location: str, image: dict[str, Any], file: DiskFile
+) -> None:
+    properties = image["properties"]
+    arm.put(
+        disk,
+        {
+            "location": location,
+            "tags": {TAG: file.fingerprint},
+            "sku": {
+                "name": properties["storageProfile"]["osDisk"].get("storageAccountType") or "Standard_LRS"
+            },
+            "properties": {
+                "osType": properties["storageProfile"]["osDisk"]["osType"],
+                "hyperVGeneration": properties["hyperVGeneration"],
+                "creationData": {
+                    "createOption": "Upload",
+                    "uploadSizeBytes": file.size_bytes + FOOTER_BYTES,
+                },
+            },
+        },
+    )
+
+
+def _is_uploaded(disk: dict[str, Any]) -> bool:
+    state = (disk.get("properties") or {}).get("diskState")
+    return state not in (None, "ReadyToUpload", "ActiveUpload")
+
+
+def _say_how_to_go_on(arm: "ArmClient", disk: ResourceId, error: BaseException) -> None:
+    """Tell what is left; a disk that no further attempt can use is deleted."""
+    try:
+        found = arm.find(disk)
+        if found and isinstance(error, _Unusable):
+            arm.delete(disk)
+            found = None
+    except CommandFailed:
+        found = {}
+    if found is not None:
+        note(
+            "The import broke off. The same command goes on where it stopped; "
+            f"`gallery disk delete --yes --ids {disk}` gives it up."
+        )
+
+
+class _Unusable(CommandFailed):
+    """The server read the uploaded disk and can't use it: uploading the rest would not help."""
+
+
+def _upload(arm: "ArmClient", disk: ResourceId, file: DiskFile, *, resumes: bool) -> None:
+    access = arm.act(disk, "beginGetAccess", {"access": "Write", "durationInSeconds": URL_GOOD_FOR_S}) or {}
+    url = access.get("accessSAS") or access.get("accessSas")
+    if not url:
+        raise CommandFailed("The server gave no upload URL.")
+    blob = PageBlob(arm, url)
+    there = blob.ranges() if resumes else []
+    if there:
+        note(
+            f"Going on: {format_bytes(sum(end - start for start, end in there))} are there.", quiet=arm.quiet
+        )
+    with Board(quiet=arm.quiet) as board:
+        _send(blob, file, there, _Meter(file, board))
+    blob.put(file.size_bytes, fixed_footer(file.size_bytes))
+    try:
+        arm.act(disk, "endGetAccess")
+    except CommandFailed as failure:
+        # Without a status it was the operation that failed: the server read the disk.
+        if failure.status is None and failure.code:
+            raise _Unusable(
+                failure.message, code=failure.code, target=failure.target, details=failure.details
+            ) from failure
+        raise
+
+
+def _send(blob: PageBlob, file: DiskFile, there: list[tuple[int, int]], meter: "_Meter") -> None:
+    """Write every piece that is not zero and not there yet, a few at a time."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing: set[Future[None]] = set()
+        try:
+            for extent in file.extents():
+                for read_bytes, pieces in file.pieces(extent):
+                    meter.read(read_bytes)
+                    for piece in pieces:
+                        if holds(there, piece.offset, len(piece.data)):
+                            continue
+                        while len(writing) >= WRITERS * 2:
+                            done, writing = wait(writing, return_when=FIRST_COMPLETED)
+                            for write in done:
+                                write.result()
+                        writing.add(pool.submit(_write, blob, piece.offset, piece.data, meter))
+            for write in writing:
+                write.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    meter.show()
+
+
+def _write(blob: PageBlob, offset: int, data: bytes, meter: "_Meter") -> None:
+    blob.put(offset, data)
+    meter.sent(len(data))
+
+
+class _Meter:
+    """Counts what was read and sent, and shows it."""
+
+    def __init__(self, file: DiskFile, board: Board) -> None:
+        self._label = file.path.name
+        self._all_bytes = max(sum(length for _, length in file.extents()), 1)
+        self._board = board
+        self._read_bytes = 0
+        self._sent_bytes = 0
+        self._lock = threading.Lock()
+        self._marks: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
+
+    def read(self, count: int) -> None:
+        """So many more bytes of the file were looked at."""
+        self._read_bytes += count
+        self.show()
+
+    def sent(self, count: int) -> None:
+        """So many more bytes were written to the server."""
+        with self._lock:
+            self._sent_bytes += count
+
+    def show(self) -> None:
+        """Show bytes, rate and time left. Only the thread that reads calls it."""
+        now = time.monotonic()
+        self._marks.append((now, self._read_bytes, self._sent_bytes))
+        while len(self._marks) > 2 and now - self._marks[0][0] > RATE_OVER_S:
+            self._marks.popleft()
+        then, read_then, sent_then = self._marks[0]
+        elapsed_s = max(now - then, 1e-3)
+        sent_rate = (self._sent_bytes - sent_then) / elapsed_s
+        read_rate = (self._read_bytes - read_then) / elapsed_s
+        left_bytes = self._all_bytes - self._read_bytes
+        left = format_left(left_bytes / read_rate) if read_rate else ""
+        text = f"{format_bytes(self._sent_bytes)} sent, {format_bytes(sent_rate)}/s"
+        fraction = min(self._read_bytes / self._all_bytes, 1.0)
+        self._board.show([Row(self._label, fraction, f"{text}, {left}" if left else text)])

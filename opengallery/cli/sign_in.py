@@ -1,0 +1,136 @@
+"""Signing in: a token by client credentials, kept until it ends.
+
+The token endpoint is found as az finds it: the endpoint's `/metadata/endpoints` names the authority and
+the audience, the authority's OpenID configuration names the token endpoint. Tokens are kept in
+AZURE_CONFIG_DIR/gallery-tokens.json, readable for the user alone.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from opengallery.cli.failure import CommandFailed
+
+# A token that ends sooner than this is not used: the command it is for may take a while.
+MARGIN_S = 120
+
+# Sends a request without a token, and answers the body: (method, url, form) -> JSON.
+Ask = Callable[[str, str, dict[str, str] | None], Any]
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What `gallery env` puts into the environment."""
+
+    endpoint: str
+    tenant: str
+    client: str
+    secret: str
+    authority: str | None = None
+    config: Path = Path.home() / ".azure"
+
+    @classmethod
+    def from_environment(cls) -> "Credentials":
+        """Read the environment. Raises `CommandFailed` that says how to set it."""
+        names = ["GALLERY_ENDPOINT", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+        if missing := [name for name in names if not os.environ.get(name)]:
+            raise CommandFailed(
+                f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. "
+                'Run: eval "$(gallery env --data DIR)"'
+            )
+        endpoint, tenant, client, secret = (os.environ[name] for name in names)
+        config = os.environ.get("AZURE_CONFIG_DIR")
+        return cls(
+            endpoint=endpoint.rstrip("/"),
+            tenant=tenant,
+            client=client,
+            secret=secret,
+            authority=_url(os.environ.get("AZURE_AUTHORITY_HOST")),
+            config=Path(config) if config else Path.home() / ".azure",
+        )
+
+    @property
+    def key(self) -> str:
+        """What a kept token is found by. It holds the secret's digest: a wrong secret finds nothing."""
+        parts = (self.endpoint, self.tenant, self.client, self.secret)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+class SignIn:
+    """Tokens for one caller at one endpoint."""
+
+    def __init__(self, credentials: Credentials, ask: Ask) -> None:
+        """`ask` sends the requests that need no token."""
+        self._credentials = credentials
+        self._ask = ask
+        self._file = credentials.config / "gallery-tokens.json"
+        self._token: str | None = None
+
+    def token(self) -> str:
+        """A token that is good for a while. Raises `CommandFailed` when the credentials are refused."""
+        if self._token is None:
+            kept = self._kept().get(self._credentials.key)
+            self._token = kept["token"] if kept else self._fetch()
+        return self._token
+
+    def forget(self) -> None:
+        """The server did not take the token: fetch another next time."""
+        self._token = None
+        self._keep(None)
+
+    def _fetch(self) -> str:
+        credentials = self._credentials
+        cloud = self._ask("GET", f"{credentials.endpoint}/metadata/endpoints?api-version=2022-09-01", None)
+        login = cloud["authentication"]
+        authority = (credentials.authority or login["loginEndpoint"]).rstrip("/")
+        issuer = self._ask(
+            "GET", f"{authority}/{credentials.tenant}/v2.0/.well-known/openid-configuration", None
+        )
+        answer = self._ask(
+            "POST",
+            issuer["token_endpoint"],
+            {
+                "grant_type": "client_credentials",
+                "client_id": credentials.client,
+                "client_secret": credentials.secret,
+                "scope": f"{login['audiences'][0].rstrip('/')}/.default",
+            },
+        )
+        token = str(answer["access_token"])
+        self._keep({"token": token, "ends": time.time() + int(answer.get("expires_in", 300))})
+        return token
+
+    def _kept(self) -> dict[str, Any]:
+        """The kept tokens that are still good; none when the file is missing or unreadable."""
+        try:
+            kept = json.loads(self._file.read_bytes())
+            return {key: entry for key, entry in kept.items() if entry["ends"] > time.time() + MARGIN_S}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def _keep(self, entry: dict[str, Any] | None) -> None:
+        kept = self._kept()
+        kept.pop(self._credentials.key, None)
+        if entry is not None:
+            kept[self._credentials.key] = entry
+        # A folder that can't be written costs a sign-in a command, no more.
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, name = tempfile.mkstemp(dir=self._file.parent, prefix=".gallery-tokens-")
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(kept, file)
+            Path(name).replace(self._file)
+
+
+def _url(host: str | None) -> str | None:
+    """AZURE_AUTHORITY_HOST may leave the scheme out."""
+    if not host:
+        return None
+    return host if "://" in host else f"https://{host}"

@@ -1,0 +1,87 @@
+"""The footer of a VHD: what turns the bytes of a disk into a fixed VHD, which is what Azure uploads.
+
+Source: Virtual Hard Disk Image Format Specification, version 1.0 (Microsoft, 2006). All numbers are
+big-endian.
+"""
+
+import struct
+import time
+import uuid
+
+FOOTER_BYTES = 512
+COOKIE = b"conectix"
+FIXED, DYNAMIC, DIFFERENCING = 2, 3, 4
+EPOCH_2000_S = 946_684_800
+NO_OFFSET = 0xFFFFFFFFFFFFFFFF
+
+# cookie, features, format version, data offset, time, creator, its version, its host, original size,
+# current size, cylinders, heads, sectors, disk type, checksum, unique id, saved state
+FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII16sB427x")
+CHECKSUM_AT = slice(64, 68)
+
+
+class Footer:
+    """A footer that was read: its disk type and the size of its disk."""
+
+    def __init__(self, disk_type: int, size_bytes: int) -> None:
+        self.disk_type = disk_type
+        self.size_bytes = size_bytes
+
+
+def read_footer(data: bytes) -> Footer | None:
+    """Read a footer; None when `data` is none, or its checksum is wrong."""
+    if len(data) != FOOTER_BYTES or not data.startswith(COOKIE):
+        return None
+    if data[CHECKSUM_AT] != checksum(data):
+        return None
+    fields = FOOTER.unpack(data)
+    return Footer(disk_type=fields[13], size_bytes=fields[9])
+
+
+def fixed_footer(size_bytes: int) -> bytes:
+    """The footer of a fixed VHD of `size_bytes`, with an id of its own."""
+    cylinders, heads, sectors = geometry(size_bytes)
+    footer = FOOTER.pack(
+        COOKIE,
+        2,  # reserved, always set
+        0x00010000,
+        NO_OFFSET,
+        max(int(time.time()) - EPOCH_2000_S, 0),
+        b"ogal",
+        0x00010000,
+        b"Wi2k",
+        size_bytes,
+        size_bytes,
+        cylinders,
+        heads,
+        sectors,
+        FIXED,
+        0,
+        uuid.uuid4().bytes,
+        0,
+    )
+    return footer[:64] + checksum(footer) + footer[68:]
+
+
+def checksum(footer: bytes) -> bytes:
+    """One's complement of the sum of all bytes, the checksum's own left out."""
+    total = sum(footer) - sum(footer[CHECKSUM_AT])
+    return struct.pack(">I", ~total & 0xFFFFFFFF)
+
+
+def geometry(size_bytes: int) -> tuple[int, int, int]:
+    """Cylinders, heads and sectors a track, as the specification's appendix counts them."""
+    sectors_all = min(size_bytes // 512, 65535 * 16 * 255)
+    if sectors_all >= 65535 * 16 * 63:
+        heads, sectors = 16, 255
+        return sectors_all // sectors // heads, heads, sectors
+    sectors = 17
+    cylinder_heads = sectors_all // sectors
+    heads = max((cylinder_heads + 1023) // 1024, 4)
+    if cylinder_heads >= heads * 1024 or heads > 16:
+        sectors, heads = 31, 16
+        cylinder_heads = sectors_all // sectors
+    if cylinder_heads >= heads * 1024:
+        sectors, heads = 63, 16
+        cylinder_heads = sectors_all // sectors
+    return cylinder_heads // heads, heads, sectors
