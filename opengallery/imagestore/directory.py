@@ -1,0 +1,178 @@
+"""Objects in a directory, written so that they survive a power cut.
+
+A new object is a temporary file: write, fsync, link to its name (which fails when the name is taken:
+put-if-absent), fsync of the directory. Only then is it acknowledged. A writer that is killed leaves
+a file in `temporary/`, which nobody reads and `sweep` deletes.
+"""
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from opengallery.imagestore.errors import StoreUnavailable
+from opengallery.imagestore.objects import ObjectStat, ObjectWriter, write_object
+
+TEMPORARY = "temporary"
+
+
+class DirectoryObjects:
+    """Objects under `root`, which is made when it is missing; files 0600, folders 0700."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the directory `root`."""
+        self.root = root
+        make_durable_folder(root / TEMPORARY)
+
+    def writer(self) -> ObjectWriter:
+        """Begin a temporary file."""
+        return _FileWriter(self.root)
+
+    def put(self, path: str, content: bytes, *, replace: bool = False) -> bool:
+        """Write through a temporary file."""
+        return write_object(self, path, content, replace=replace)
+
+    def get(self, path: str) -> bytes:
+        """Return the whole file."""
+        return (self.root / path).read_bytes()
+
+    def range(self, path: str, offset: int, length: int) -> bytes:
+        """Read by `pread`, which leaves no position behind."""
+        file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return pread_fully(file, offset, length)
+        finally:
+            os.close(file)
+
+    def tail(self, path: str, length: int) -> tuple[bytes, int]:
+        """Read the last `length` bytes."""
+        file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(file).st_size
+            return pread_fully(file, max(0, size - length), min(size, length)), size
+        finally:
+            os.close(file)
+
+    def exists(self, path: str) -> bool:
+        """Whether the file is there."""
+        return (self.root / path).is_file()
+
+    def delete(self, path: str) -> None:
+        """Unlink and make that durable."""
+        with suppress(FileNotFoundError):
+            (self.root / path).unlink()
+            sync_folder((self.root / path).parent)
+
+    def list(self, folder: str) -> Iterator[ObjectStat]:
+        """Walk the folder; files that vanish meanwhile are left out."""
+        for parent, _, names in os.walk(self.root / folder):
+            for name in names:
+                file = Path(parent, name)
+                with suppress(FileNotFoundError):
+                    stat = file.stat()
+                    yield ObjectStat(file.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime)
+
+    def sweep(self, older_than_s: float) -> int:
+        """Delete temporary files that nobody has written to for `older_than_s` seconds."""
+        freed_bytes = 0
+        oldest_s = time.time() - older_than_s
+        for leftover in list(self.list(TEMPORARY)):
+            if leftover.modified_s <= oldest_s:
+                self.delete(leftover.path)
+                freed_bytes += leftover.size_bytes
+        return freed_bytes
+
+
+class _FileWriter:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._path: Path | None = root / TEMPORARY / secrets.token_hex(16)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with _translated(root):
+            self._file = os.open(self._path, flags, 0o600)
+
+    def write(self, content: bytes | memoryview) -> None:
+        rest = memoryview(content)
+        with _translated(self._root):
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+
+    def commit(self, path: str, *, replace: bool = False) -> bool:
+        assert self._path is not None
+        target = self._root / path
+        with _translated(self._root):
+            os.fsync(self._file)
+            make_durable_folder(target.parent)
+            is_written = True
+            if replace:
+                self._path.replace(target)
+                self._close()
+            else:
+                try:
+                    os.link(self._path, target)
+                except FileExistsError:
+                    is_written = False
+                self.abort()
+            # Also when another writer was first: it may not have come to this line yet.
+            sync_folder(target.parent)
+        return is_written
+
+    def abort(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        self._path = None
+        os.close(self._file)
+
+
+class _translated:
+    """Turn what a disk says into `StoreUnavailable`, with what to do."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "Free space there or run collect" if full else "Check that directory"
+            raise StoreUnavailable(f"Cannot write in {self._root}: {error.strerror}. {advice}.") from error
+
+
+def pread_fully(file: int, offset: int, length: int) -> bytes:
+    """Return `length` bytes of `file` from `offset`, fewer only at its end."""
+    first = os.pread(file, length, offset)
+    if len(first) == length or not first:
+        return first
+    pieces = [first]
+    done = len(first)
+    while done < length and (piece := os.pread(file, length - done, offset + done)):
+        pieces.append(piece)
+        done += len(piece)
+    return b"".join(pieces)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def make_durable_folder(folder: Path) -> None:
+    """Make `folder` and its parents, each name durable before anything is put into it."""
+    if folder.is_dir():
+        return
+    make_durable_folder(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    sync_folder(folder.parent)
