@@ -395,10 +395,11 @@ def _equals(left: Any, right: Any) -> bool:
 
 @_function("div", 2)
 def _div(left: Any, right: Any) -> int:
-    if integer(right) == 0:
+    dividend, divisor = integer(left), integer(right)
+    if divisor == 0:
         raise BadArgument("the divisor is 0.")
-    quotient = abs(integer(left)) // abs(right)
-    return quotient if (left < 0) == (right < 0) else -quotient
+    quotient = abs(dividend) // abs(divisor)
+    return quotient if (dividend < 0) == (divisor < 0) else -quotient
 
 
 def _comparable(left: Any, right: Any) -> tuple[Any, Any]:
