@@ -1,0 +1,1 @@
+"""Which replicas there should be, and making it so."""
