@@ -1,0 +1,29 @@
+"""Running machines: the hypervisors that start a VM from replicas of its image."""
+
+from opengallery.hypervisors.machine import (
+    Hypervisor,
+    HypervisorError,
+    MachineNotFound,
+    MachineSpec,
+    NoLiveReplica,
+    Port,
+    ReplicaUrl,
+    Seed,
+    StartFailed,
+    State,
+)
+from opengallery.hypervisors.qemu import Qemu
+
+__all__ = [
+    "Hypervisor",
+    "HypervisorError",
+    "MachineNotFound",
+    "MachineSpec",
+    "NoLiveReplica",
+    "Port",
+    "Qemu",
+    "ReplicaUrl",
+    "Seed",
+    "StartFailed",
+    "State",
+]

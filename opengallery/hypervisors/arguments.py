@@ -1,0 +1,160 @@
+"""The argument list of one QEMU.
+
+QEMU runs without privileges and can't reach the machine's folder, so it gets every file as an open
+descriptor. A replica's cookie comes the same way: argument lists are public on a host.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from opengallery.hypervisors.accelerator import Accelerator
+from opengallery.hypervisors.machine import Generation, HypervisorError, Port, ReplicaUrl
+
+# How long QEMU waits for a replica that is silent, at every read, before it turns to the next.
+REPLICA_TIMEOUT_S = 3
+# Code that TCG translated; by default it may grow to 1 GiB a machine.
+TRANSLATED_CODE_MIB = 64
+
+UEFI = (
+    (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
+    (Path("/usr/share/OVMF/OVMF_CODE.fd"), Path("/usr/share/OVMF/OVMF_VARS.fd")),
+)
+
+
+def uefi_firmware() -> tuple[Path, Path]:
+    """Return the files of the UEFI firmware's code and of its first variables."""
+    for code, variables in UEFI:
+        if code.exists() and variables.exists():
+            return code, variables
+    raise HypervisorError("No UEFI firmware for V2 machines is installed: apt-get install ovmf")
+
+
+@dataclass
+class Descriptors:
+    """Open files to hand over; closed here once QEMU has them."""
+
+    fds: list[int] = field(default_factory=list)
+    sets: list[int] = field(default_factory=list)
+
+    def file(self, path: Path, flags: int) -> str:
+        """Open `path` and return the name under which QEMU finds it (a set of its own for each)."""
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        self.fds.append(fd)
+        self.sets.append(fd)
+        return f"/dev/fdset/{fd}"
+
+    def secret(self, content: str) -> str:
+        """Keep `content` in memory and return a path that only QEMU can read it from."""
+        fd = os.memfd_create("secret", os.MFD_CLOEXEC)
+        self.fds.append(fd)
+        os.write(fd, content.encode())
+        return f"/proc/self/fd/{fd}"
+
+    def arguments(self) -> list[str]:
+        """Return the arguments that make the sets."""
+        return [word for fd in self.sets for word in ("-add-fd", f"fd={fd},set={fd}")]
+
+    def close(self) -> None:
+        """Close this process's side."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+def replica_secret(index: int) -> str:
+    """Name the secret that holds a replica's cookie."""
+    return f"cookie-{index}"
+
+
+def replica_node(index: int, replica: ReplicaUrl) -> dict[str, object]:
+    """Describe the block node that reads one replica."""
+    return {
+        "driver": "raw",
+        "node-name": f"replica-{index}",
+        "read-only": True,
+        "file": {
+            "driver": "https" if replica.url.startswith("https:") else "http",
+            "read-only": True,
+            "url": replica.url,
+            "cookie-secret": replica_secret(index),
+            "timeout": REPLICA_TIMEOUT_S,
+        },
+    }
+
+
+def disk_arguments(overlay_file: Path, replicas: dict[int, ReplicaUrl], files: Descriptors) -> list[str]:
+    """Describe the disk: an overlay over a quorum that reads from the first replica that serves."""
+    arguments = []
+    for index, replica in replicas.items():
+        arguments += ["-object", f"secret,id={replica_secret(index)},file={files.secret(replica.cookie)}"]
+        arguments += ["-blockdev", json.dumps(replica_node(index, replica))]
+    overlay = {
+        "driver": "qcow2",
+        "node-name": "os",
+        "discard": "unmap",
+        "file": {
+            "driver": "file",
+            "filename": files.file(overlay_file, os.O_RDWR),
+            "discard": "unmap",
+        },
+        "backing": {
+            "driver": "quorum",
+            "node-name": "replicas",
+            "read-only": True,
+            "read-pattern": "fifo",
+            "vote-threshold": 1,
+            "children": [f"replica-{index}" for index in replicas],
+        },
+    }
+    arguments += ["-blockdev", json.dumps(overlay)]
+    # An error stops the machine rather than reach the guest: it goes on once a replica is back.
+    return [*arguments, "-device", "virtio-blk-pci,drive=os,bootindex=1,rerror=stop,werror=stop"]
+
+
+def firmware_arguments(variables_file: Path, generation: Generation, files: Descriptors) -> list[str]:
+    """Describe the board and its firmware: BIOS for V1, UEFI with its own variables for V2."""
+    if generation == "V1":
+        return ["-machine", "pc"]
+    code, _ = uefi_firmware()
+    variables = files.file(variables_file, os.O_RDWR)
+    return [
+        *("-machine", "q35,smm=off,pflash0=code,pflash1=variables"),
+        *("-blockdev", f"driver=raw,node-name=code,read-only=on,file.driver=file,file.filename={code}"),
+        *("-blockdev", f"driver=raw,node-name=variables,file.driver=file,file.filename={variables}"),
+    ]
+
+
+def network_arguments(ports: Sequence[Port]) -> list[str]:
+    """Describe the network: nothing but the forwarded ports, neither this host nor the world."""
+    forwards = "".join(f",hostfwd=tcp:{port.host}:{port.host_port}-:{port.guest_port}" for port in ports)
+    return [
+        *("-netdev", f"user,id=net,ipv6=off,restrict=on{forwards}"),
+        *("-device", "virtio-net-pci,netdev=net,romfile="),
+    ]
+
+
+def processor_arguments(accelerator: Accelerator, vcpus: int, memory_mib: int) -> list[str]:
+    """Describe processors and memory."""
+    kind = ("kvm", "host") if accelerator == "kvm" else (f"tcg,tb-size={TRANSLATED_CODE_MIB}", "max")
+    return ["-accel", kind[0], "-cpu", kind[1], "-smp", str(vcpus), "-m", str(memory_mib)]
+
+
+def device_arguments(seed_file: Path, console_file: Path, qmp_fd: int, files: Descriptors) -> list[str]:
+    """Describe what every machine has: seed, serial console, entropy, and our way in."""
+    seed = files.file(seed_file, os.O_RDONLY)
+    console = files.file(console_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return [
+        *("-blockdev", f"driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename={seed}"),
+        *("-device", "virtio-blk-pci,drive=seed"),
+        *("-chardev", f"file,id=console,append=on,path={console}", "-serial", "chardev:console"),
+        *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
+        *("-chardev", f"socket,id=qmp,fd={qmp_fd},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
+    ]
+
+
+CONFINED = (
+    *("-nodefaults", "-no-user-config", "-display", "none"),
+    *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+)

@@ -1,0 +1,127 @@
+"""A machine, as a hypervisor sees it: what it is made of, where it reads, and what can be done to it.
+
+Every call may be made again, also after a crash in the middle of the same call: what is done
+already is left as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+State = Literal["running", "paused", "stopped", "absent"]
+Generation = Literal["V1", "V2"]
+
+
+class HypervisorError(Exception):
+    """A machine can't do what was asked; the message says why."""
+
+
+class MachineNotFound(HypervisorError):
+    """The machine was never created, or is deleted."""
+
+    def __init__(self, machine_id: str) -> None:
+        super().__init__(f"There is no machine '{machine_id}'. Create it first.")
+
+
+class NoLiveReplica(HypervisorError):
+    """None of the replicas answers: a machine can't start, or would lose the last one it reads."""
+
+    def __init__(self, machine_id: str, problems: Sequence[str] = ()) -> None:
+        why = "; ".join(problems) or "it was told of none"
+        super().__init__(f"No replica serves machine '{machine_id}': {why}.")
+
+
+class StartFailed(HypervisorError):
+    """The hypervisor refused the machine; the message ends with what it said."""
+
+    def __init__(self, machine_id: str, said: str) -> None:
+        super().__init__(f"Machine '{machine_id}' did not start: {said or 'its process ended silently'}")
+
+
+@dataclass(frozen=True)
+class ReplicaUrl:
+    """Where a machine reads one replica. The cookie's signature is never shown or logged."""
+
+    url: str
+    cookie: str = field(repr=False)  # the whole header value, `replica=...`
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What the guest is told at its first boot (cloud-init, NoCloud)."""
+
+    hostname: str
+    username: str
+    ssh_keys: tuple[str, ...] = ()
+    password_hash: str | None = field(default=None, repr=False)  # crypt(3) form, `$6$...`
+    custom_data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A TCP port of this host that leads to a port of the guest.
+
+    A server that runs as root gives its machines away to another user, so `host_port` must be
+    1024 or more.
+    """
+
+    host: str  # an address of this host, 127.0.0.1 for instance
+    host_port: int
+    guest_port: int
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """One machine. The settings may bound `vcpus` and `memory_mib` further."""
+
+    machine_id: str  # letters, digits, dots, dashes, underscores
+    generation: Generation
+    vcpus: int
+    memory_mib: int
+    disk_size_bytes: int
+    seed: Seed
+    ports: tuple[Port, ...] = ()
+
+
+class Hypervisor(Protocol):
+    """Runs machines. Safe to use from many threads; a machine's own calls wait for each other."""
+
+    def create(self, spec: MachineSpec) -> None:
+        """Make the machine's files. Creating it again renews the seed and keeps the disk."""
+
+    def start(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> None:
+        """Run the machine over `replicas`, read in this order; those that don't answer are left out.
+
+        Does nothing when it runs. Raises `MachineNotFound`, `NoLiveReplica`, `StartFailed`.
+        """
+
+    def power_off(self, machine_id: str, grace_s: float = 0) -> None:
+        """Stop the machine; the guest gets `grace_s` to shut down by itself. The disk is kept."""
+
+    def delete(self, machine_id: str) -> None:
+        """Stop the machine and remove its disk."""
+
+    def state(self, machine_id: str) -> State:
+        """Return what the machine does now; `paused` when its disk met an error or it was paused."""
+
+    def console(self, machine_id: str) -> Path:
+        """Return the file with what the guest wrote to its serial port."""
+
+    def drop_replica(self, machine_id: str, index: int) -> None:
+        """Let a running machine read no more from the replica at `index` of those `start` was given.
+
+        Raises `NoLiveReplica` when it is the last one.
+        """
+
+    def add_replica(self, machine_id: str, replica: ReplicaUrl) -> int:
+        """Let a running machine read from `replica` too, after the others. Returns its index."""
+
+    def resume(self, machine_id: str) -> None:
+        """Let a machine go on that was paused when no replica could serve it."""
+
+    def adopt(self) -> dict[str, State]:
+        """Take back the machines of an earlier server; return every machine with its state."""
+
+    def close(self) -> None:
+        """Stop every machine and end: no process is left behind."""

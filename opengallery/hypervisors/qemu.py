@@ -1,0 +1,285 @@
+"""Machines as QEMU processes of this host: the default hypervisor.
+
+The processes outlive a server that is killed; the next one adopts them. See `folder` for what is
+kept of a machine, `arguments` for what QEMU is told, `process` for how it runs.
+"""
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from opengallery.hypervisors import arguments, process
+from opengallery.hypervisors.accelerator import choose_accelerator
+from opengallery.hypervisors.folder import MachineFolder, Parts, Run, marker
+from opengallery.hypervisors.machine import (
+    HypervisorError,
+    MachineSpec,
+    NoLiveReplica,
+    ReplicaUrl,
+    StartFailed,
+    State,
+)
+from opengallery.hypervisors.probe import probe
+from opengallery.hypervisors.qmp import Command, Qmp, QmpRefused, QmpUnavailable, listen
+from opengallery.settings import Settings
+
+START_DEADLINE_S = 60
+QUIT_DEADLINE_S = 10
+
+
+class Qemu:
+    """The hypervisor. One object a data folder; `adopt` first when the server starts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.machines
+        self._machines = (settings.data / "machines").resolve()
+        self._machines.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._accelerator_cache = settings.data / "accelerator.json"
+        self._accelerator_lock = threading.Lock()
+        self._starts = threading.BoundedSemaphore(self._settings.starts_at_once)
+        self._locks: dict[str, threading.RLock] = {}
+        self._locks_lock = threading.Lock()
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._qmp = Qmp()
+        self._closed = False
+
+    def create(self, spec: MachineSpec) -> None:
+        """Make the machine's files. Creating it again renews seed, size and ports, and keeps the disk."""
+        with self._alone(spec.machine_id) as folder:
+            folder.create(spec)
+
+    def start(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> None:
+        """Run the machine over those of `replicas` that answer, read in this order.
+
+        Does nothing when it runs. Raises `MachineNotFound`, `NoLiveReplica`, `StartFailed`.
+        """
+        with self._alone(machine_id) as folder:
+            parts = folder.parts()
+            if self._process(folder) or self._search(folder):
+                return
+            problems = probe(replicas)
+            live = {index: replicas[index] for index, problem in enumerate(problems) if problem is None}
+            if not live:
+                raise NoLiveReplica(machine_id, [problem for problem in problems if problem])
+            children = {index: f"children.{place}" for place, index in enumerate(live)}
+            folder.record(Run(children, len(replicas), len(live)))
+            with self._starts:
+                # `close` has seen run.json, or is seen here.
+                if self._closed:
+                    raise StartFailed(machine_id, "the server is ending")
+                self._launch(folder, parts, live)
+
+    def power_off(self, machine_id: str, grace_s: float = 0) -> None:
+        """Stop the machine; the guest gets `grace_s` to shut down by itself. The disk is kept."""
+        with self._alone(machine_id) as folder:
+            if found := self._process(folder) or self._search(folder):
+                self._end(folder, found, grace_s)
+            folder.end_run()
+
+    def delete(self, machine_id: str) -> None:
+        """Stop the machine and remove its disk."""
+        with self._alone(machine_id) as folder:
+            self.power_off(machine_id)
+            folder.remove()
+
+    def state(self, machine_id: str) -> State:
+        """Return what the machine does now; `paused` when its disk met an error or it was paused."""
+        folder = self._folder(machine_id)
+        if not folder.exists():
+            return "absent"
+        if not self._process(folder):
+            return "stopped"
+        try:
+            (answer,) = self._ask(folder, ("query-status", {}))
+        except QmpUnavailable:
+            # It ended just now, or is too busy to say.
+            return "running" if self._process(folder) else "stopped"
+        return "running" if answer["status"] in ("running", "shutdown") else "paused"
+
+    def console(self, machine_id: str) -> Path:
+        """Return the file with what the guest wrote to its serial port, over all its starts."""
+        return self._folder(machine_id).console
+
+    def drop_replica(self, machine_id: str, index: int) -> None:
+        """Let a running machine read no more from the replica at `index` of those `start` was given.
+
+        Does nothing when it does not. Raises `NoLiveReplica` when it is the last one: QEMU keeps it.
+        """
+        with self._alone(machine_id) as folder:
+            run = self._running(folder)
+            if index not in run.children:
+                return
+            if len(run.children) == 1:
+                raise NoLiveReplica(machine_id, [f"replica {index} is the last one that it reads"])
+            self._command(folder, ("x-blockdev-change", {"parent": "replicas", "child": run.children[index]}))
+            folder.record(run.without_replica(index))
+            with suppress(QmpRefused, QmpUnavailable):
+                self._ask(
+                    folder,
+                    ("blockdev-del", {"node-name": f"replica-{index}"}),
+                    ("object-del", {"id": arguments.replica_secret(index)}),
+                )
+
+    def add_replica(self, machine_id: str, replica: ReplicaUrl) -> int:
+        """Let a running machine read from `replica` too, after the others. Returns its index."""
+        with self._alone(machine_id) as folder:
+            index, run = self._running(folder).with_replica()
+            if problem := probe([replica])[0]:
+                raise NoLiveReplica(machine_id, [problem])
+            secret = {"qom-type": "secret", "id": arguments.replica_secret(index), "data": replica.cookie}
+            self._command(
+                folder,
+                ("object-add", secret),
+                ("blockdev-add", arguments.replica_node(index, replica)),
+                ("x-blockdev-change", {"parent": "replicas", "node": f"replica-{index}"}),
+            )
+            folder.record(run)
+            return index
+
+    def resume(self, machine_id: str) -> None:
+        """Let a machine go on that was paused when no replica could serve it."""
+        with self._alone(machine_id) as folder:
+            self._running(folder)
+            self._command(folder, ("cont", {}))
+
+    def adopt(self) -> dict[str, State]:
+        """Take back the machines of an earlier server; return every machine with its state.
+
+        A process whose machine was deleted meanwhile is ended.
+        """
+        prefix = marker(self._machines, "")
+        for found_marker, found in process.find(prefix):
+            folder = self._folder(found_marker.removeprefix(prefix))
+            if folder.exists():
+                self._recognize(folder, found)
+            else:
+                process.kill(found, found_marker)
+        names = sorted(path.parent.name for path in self._machines.glob("*/machine.json"))
+        return {name: self.state(name) for name in names}
+
+    def close(self) -> None:
+        """Stop every machine and end: no process is left behind."""
+        self._closed = True
+        running = [path.parent.name for path in self._machines.glob("*/run.json")]
+        if running:
+            with ThreadPoolExecutor(min(16, len(running))) as pool:
+                list(pool.map(self.power_off, running))
+        self._qmp.close()
+
+    def _launch(self, folder: MachineFolder, parts: Parts, live: dict[int, ReplicaUrl]) -> None:
+        folder.shorten_logs()
+        files = arguments.Descriptors()
+        with closing(files), listen(folder.qmp) as listener, folder.qemu_log.open("ab") as log_file:
+            child = process.spawn(
+                self._arguments(folder, parts, live, files, listener),
+                fds=[*files.fds, listener.fileno()],
+                user=self._settings.user,
+                log=log_file,
+            )
+        self._children[child.pid] = child
+        try:
+            if found := process.identify(child.pid, folder.marker):
+                self._recognize(folder, found)
+            self._qmp.execute(folder.qmp, [("query-status", {})], START_DEADLINE_S)
+        except (QmpUnavailable, QmpRefused) as error:
+            child.kill()
+            child.wait()
+            folder.end_run()
+            raise StartFailed(folder.machine_id, folder.last_words()) from error
+
+    def _arguments(
+        self,
+        folder: MachineFolder,
+        parts: Parts,
+        live: dict[int, ReplicaUrl],
+        files: arguments.Descriptors,
+        listener: socket.socket,
+    ) -> list[str]:
+        with self._accelerator_lock:
+            accelerator = choose_accelerator(
+                self._accelerator_cache, self._settings.accelerator, self._settings.user
+            )
+        vcpus = min(parts.vcpus, self._settings.vcpus_max)
+        memory_mib = min(parts.memory_mib, self._settings.memory_mib_max)
+        described = [
+            *arguments.firmware_arguments(folder.variables, parts.generation, files),
+            *arguments.processor_arguments(accelerator, vcpus, memory_mib),
+            *arguments.disk_arguments(folder.overlay, live, files),
+            *arguments.network_arguments(parts.ports),
+            *arguments.device_arguments(folder.seed, folder.console, listener.fileno(), files),
+        ]
+        name = ("-name", folder.marker)
+        return ["qemu-system-x86_64", *name, *arguments.CONFINED, *files.arguments(), *described]
+
+    def _end(self, folder: MachineFolder, found: process.Process, grace_s: float) -> None:
+        """End a process: ask the guest, then QEMU, then the kernel."""
+        for command, patience_s in (("system_powerdown", grace_s), ("quit", QUIT_DEADLINE_S)):
+            if patience_s > 0:
+                with suppress(QmpUnavailable, QmpRefused):
+                    self._ask(folder, (command, {}))
+                if process.wait(found, folder.marker, patience_s):
+                    break
+        else:
+            process.kill(found, folder.marker)
+            process.wait(found, folder.marker, QUIT_DEADLINE_S)
+        self._reap()
+
+    @contextmanager
+    def _alone(self, machine_id: str) -> Iterator[MachineFolder]:
+        """One call at a time for one machine."""
+        folder = self._folder(machine_id)
+        with self._locks_lock:
+            lock = self._locks.setdefault(machine_id, threading.RLock())
+        with lock:
+            yield folder
+
+    def _folder(self, machine_id: str) -> MachineFolder:
+        return MachineFolder(self._machines, machine_id)
+
+    def _running(self, folder: MachineFolder) -> Run:
+        folder.parts()
+        run = folder.run()
+        if run is None or not self._process(folder):
+            raise HypervisorError(f"Machine '{folder.machine_id}' does not run. Start it first.")
+        return run
+
+    def _process(self, folder: MachineFolder) -> process.Process | None:
+        """Return the process that run.json tells of, if it is alive."""
+        self._reap()
+        run = folder.run()
+        if run is None or process.identify(run.pid, folder.marker) != run.process:
+            return None
+        return run.process
+
+    def _search(self, folder: MachineFolder) -> process.Process | None:
+        """Look for a process that run.json does not tell of: its server died as it started it."""
+        for found_marker, found in process.find(folder.marker):
+            if found_marker == folder.marker:
+                self._recognize(folder, found)
+                return found
+        return None
+
+    def _recognize(self, folder: MachineFolder, found: process.Process) -> None:
+        folder.record((folder.run() or Run()).in_process(found))
+
+    def _ask(self, folder: MachineFolder, *commands: Command) -> list[Any]:
+        return self._qmp.execute(folder.qmp, commands)
+
+    def _command(self, folder: MachineFolder, *commands: Command) -> None:
+        try:
+            self._ask(folder, *commands)
+        except (QmpUnavailable, QmpRefused) as error:
+            raise HypervisorError(
+                f"Machine '{folder.machine_id}' did not obey '{commands[0][0]}': {error}"
+            ) from error
+
+    def _reap(self) -> None:
+        """Let the kernel forget the children that have ended."""
+        for pid, child in list(self._children.items()):
+            if child.poll() is not None:
+                self._children.pop(pid, None)

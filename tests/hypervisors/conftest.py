@@ -1,0 +1,35 @@
+"""Real machines for tests: a boot image, replicas that serve it, and QEMU."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from opengallery.hypervisors import Qemu
+from opengallery.settings import Settings
+
+from .qemu_lab import BootImage, Replicas
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def boot_image() -> BootImage:
+    path = REPOSITORY / ".cache/boot.raw"
+    subprocess.run([str(REPOSITORY / "scripts/build-boot-image.sh"), str(path)], check=True)
+    return BootImage(path, path.with_name("boot.raw.payload").read_text()[:16])
+
+
+@pytest.fixture(scope="module")
+def replicas(boot_image: BootImage) -> Iterator[Replicas]:
+    serving = Replicas(boot_image.path, boot_image.payload)
+    yield serving
+    serving.close()
+
+
+@pytest.fixture(scope="module")
+def qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qemu]:
+    hypervisor = Qemu(Settings(data=tmp_path_factory.mktemp("data")))
+    yield hypervisor
+    hypervisor.close()
