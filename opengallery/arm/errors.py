@@ -41,7 +41,9 @@ class ArmError(Exception):
     def from_error(cls, error: dict[str, Any], status: int = 409) -> "ArmError":
         """The opposite of `error()`: raise again what an operation ended with."""
         details = [cls.from_error(detail) for detail in error.get("details", ())]
-        return cls(error["code"], error["message"], target=error.get("target"), status=status, details=details)
+        return cls(
+            error["code"], error["message"], target=error.get("target"), status=status, details=details
+        )
 
 
 def resource_not_found(resource_type: str, name: str, group: str | None) -> ArmError:

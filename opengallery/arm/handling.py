@@ -14,7 +14,7 @@ from opengallery.arm.access import may
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, resource_not_found
 from opengallery.arm.resource_id import RESOURCE_GROUPS, ResourceId
-from opengallery.arm.resource_type import ResourceType, check_api_version
+from opengallery.arm.resource_type import ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.arm.validation import read_resource, without_nulls
 from opengallery.database import now
@@ -35,7 +35,9 @@ def view(call: Call, declared: ResourceType, resource: Resource) -> dict[str, An
     """The resource as ARM answers it, with what its type computes."""
     body = resource.view()
     for name in declared.embedded:
-        body["properties"][name] = [_embedded(resource, name, item) for item in resource.properties.get(name, [])]
+        body["properties"][name] = [
+            _embedded(resource, name, item) for item in resource.properties.get(name, [])
+        ]
     if declared.view is not None:
         body["properties"].update(declared.view(call, resource))
     return body
@@ -56,7 +58,11 @@ def get_embedded(call: Call, declared: ResourceType, resource_id: ResourceId) ->
     call.authorize(f"{resource_id.type}/read", resource_id)
     parent = resource_id.parent
     holder = call.get(parent) if parent else None
-    items = view(call, declared, holder)["properties"][_spelled(declared, resource_id.types[-1])] if holder else []
+    items = (
+        view(call, declared, holder)["properties"][_spelled(declared, resource_id.types[-1])]
+        if holder
+        else []
+    )
     for item in items:
         if item["name"].lower() == resource_id.name.lower():
             return Answer(200, item)
@@ -70,12 +76,18 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
         raise resource_not_found(scope.type, scope.name, scope.resource_group)
     size = _page_size(call)
     found = resources.page(
-        call.connection, declared.type if declared else None, scope, _after(call.query.get("$skiptoken")), size
+        call.connection,
+        declared.type if declared else None,
+        scope,
+        _after(call.query.get("$skiptoken")),
+        size,
     )
     value = []
     for resource in found:
         kind = declared or call.registry.find(resource.id.type)
-        if kind is None or (declared is None and (resource.id.type == RESOURCE_GROUPS or len(resource.id.types) > 1)):
+        if kind is None or (
+            declared is None and (resource.id.type == RESOURCE_GROUPS or len(resource.id.types) > 1)
+        ):
             continue
         if may(call.connection, call.principal, f"{kind.type}/read", resource.id):
             value.append(view(call, kind, resource))
@@ -83,7 +95,11 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
     if len(found) == size:
         token = base64.urlsafe_b64encode(found[-1].key.encode()).decode()
         kind_path = f"/providers/{declared.namespace}/{declared.kind}" if declared else "/resources"
-        path = f"{scope}/{declared.kind.rsplit('/', 1)[-1]}" if declared and scope.namespace else f"{scope}{kind_path}"
+        path = (
+            f"{scope}/{declared.kind.rsplit('/', 1)[-1]}"
+            if declared and scope.namespace
+            else f"{scope}{kind_path}"
+        )
         if declared and declared.type == RESOURCE_GROUPS:
             path = f"{scope}/resourceGroups"
         top = f"&$top={size}" if "$top" in call.query else ""
@@ -113,12 +129,18 @@ def put(
     _refuse_while_busy(call, resource_id, old)
     new = Resource(old.id if old else resource_id)
     if old is not None:
-        new.created_at, new.created_by, new.created_by_type = old.created_at, old.created_by, old.created_by_type
+        new.created_at, new.created_by, new.created_by_type = (
+            old.created_at,
+            old.created_by,
+            old.created_by_type,
+        )
         new.private = dict(old.private)
     new.modified_by = call.principal.app_id or call.principal.object_id
     new.modified_at = now()
     if declared.keeps_unnamed and old is not None:
-        body = _merge_patch({"location": old.location, "tags": old.tags, **old.extra, "properties": old.properties}, body)
+        body = _merge_patch(
+            {"location": old.location, "tags": old.tags, **old.extra, "properties": old.properties}, body
+        )
     if old is None:
         new.created_by, new.created_at = new.modified_by, new.modified_at
     read_resource(declared, new, old, body)
@@ -139,7 +161,11 @@ def put(
 
 
 def patch(
-    call: Call, declared: ResourceType, resource_id: ResourceId, body: dict[str, Any], match: dict[str, str] | None = None
+    call: Call,
+    declared: ResourceType,
+    resource_id: ResourceId,
+    body: dict[str, Any],
+    match: dict[str, str] | None = None,
 ) -> Answer:
     """Merge the body into the resource as it stands (a null takes a tag or member out), then PUT that."""
     call.authorize(f"{declared.type}/write", resource_id)
@@ -192,7 +218,8 @@ def act(
 ) -> Answer:
     """POST of an action (or GET of a computed list) below a resource."""
     verb, action = next(
-        ((verb, action) for verb, action in declared.actions.items() if verb.lower() == name.lower()), (name, None)
+        ((verb, action) for verb, action in declared.actions.items() if verb.lower() == name.lower()),
+        (name, None),
     )
     if action is None or action.method != method:
         raise ArmError(
@@ -223,7 +250,10 @@ def asynchronous(call: Call, operation: operations.Operation, *, location: bool)
     if resource_id.namespace:
         base += f"/providers/{resource_id.namespace}/locations/global"
     version = call.query.get("api-version", "2024-11-01")
-    headers = {"Azure-AsyncOperation": f"{base}/operations/{operation.id}?api-version={version}", "Retry-After": "1"}
+    headers = {
+        "Azure-AsyncOperation": f"{base}/operations/{operation.id}?api-version={version}",
+        "Retry-After": "1",
+    }
     if location:
         headers["Location"] = f"{base}/operationResults/{operation.id}?api-version={version}"
     return headers
@@ -231,7 +261,9 @@ def asynchronous(call: Call, operation: operations.Operation, *, location: bool)
 
 def require_scope(call: Call, resource_id: ResourceId, *, group: bool = True) -> None:
     """Raise 404 unless the subscription and the resource group that an id names exist."""
-    subscription = find_subscription(call.connection, resource_id.subscription) if resource_id.subscription else None
+    subscription = (
+        find_subscription(call.connection, resource_id.subscription) if resource_id.subscription else None
+    )
     if resource_id.subscription and (
         subscription is None or subscription.tenant_id != call.principal.tenant_id
     ):
@@ -288,7 +320,13 @@ def _check_match(match: dict[str, str], old: Resource | None) -> None:
 def _embedded(resource: Resource, name: str, item: dict[str, Any]) -> dict[str, Any]:
     child = resource.id.child(name, str(item.get("name")))
     properties = {**item.get("properties", {}), "provisioningState": resource.state}
-    return {**item, "id": str(child), "type": child.type, "etag": f'"{resource.etag}"', "properties": properties}
+    return {
+        **item,
+        "id": str(child),
+        "type": child.type,
+        "etag": f'"{resource.etag}"',
+        "properties": properties,
+    }
 
 
 def _spelled(declared: ResourceType, kind: str) -> str:

@@ -33,7 +33,11 @@ class ArmEndpoint:
     """Answers every path of ARM."""
 
     def __init__(
-        self, services: Services, registry: Registry, validate: Callable[[str], Principal], authorization_uri: str
+        self,
+        services: Services,
+        registry: Registry,
+        validate: Callable[[str], Principal],
+        authorization_uri: str,
     ) -> None:
         """`validate` turns a bearer token into a principal, or raises `InvalidToken`."""
         self._services = services
@@ -56,17 +60,16 @@ class ArmEndpoint:
             body = await _read_body(request)
             answer = await to_thread.run_sync(self._answer, request, principal, body)
         except ArmError as error:
-            return _response(
-                request, Answer(error.status, {"error": error.error()}, error.headers), headers
-            )
+            return _response(request, Answer(error.status, {"error": error.error()}, error.headers), headers)
         except Exception:
-            log.exception("request failed", request_id=request_id, method=request.method, path=request.url.path)
-            error = ArmError(
+            log.exception(
+                "request failed", request_id=request_id, method=request.method, path=request.url.path
+            )
+            failure = ArmError(
                 "InternalServerError",
                 f"The server failed; its log says why under request id {request_id}. Try again.",
-                status=500,
             )
-            return _response(request, Answer(500, {"error": error.error()}), headers)
+            return _response(request, Answer(500, {"error": failure.error()}), headers)
         return _response(request, answer, headers)
 
     def _authenticate(self, request: Request) -> Principal:
@@ -99,8 +102,10 @@ class ArmEndpoint:
                 principal,
                 self._services,
                 self._registry,
-                {name.lower() if name.lower() == "api-version" else name: value
-                 for name, value in request.query_params.items()},
+                {
+                    name.lower() if name.lower() == "api-version" else name: value
+                    for name, value in request.query_params.items()
+                },
                 str(request.base_url).rstrip("/"),
             )
             answer = self._dispatch(call, request, body)
@@ -123,7 +128,9 @@ class ArmEndpoint:
             found = ResourcePath.parse(segments)
         except MalformedId as error:
             raise ArmError(
-                "InvalidResourceId", f"'{path}' is no path of a resource. Check the id it was made from.", status=404
+                "InvalidResourceId",
+                f"'{path}' is no path of a resource. Check the id it was made from.",
+                status=404,
             ) from error
         if found.tail is not None:
             return self._collection_or_action(call, found, method, body, version)
@@ -131,7 +138,12 @@ class ArmEndpoint:
         return self._resource(call, request, found.id, method, body, version)
 
     def _resource(
-        self, call: Call, request: Request, resource_id: ResourceId, method: str, body: dict[str, Any],
+        self,
+        call: Call,
+        request: Request,
+        resource_id: ResourceId,
+        method: str,
+        body: dict[str, Any],
         version: str | None,
     ) -> Answer:
         holder = _embedding(self._registry, resource_id.type)
@@ -139,9 +151,13 @@ class ArmEndpoint:
             check_api_version(holder, version, None)
             return handling.get_embedded(call, holder, resource_id)
         declared = self._registry.require(resource_id.type, version)
-        check_api_version(declared, version, body.get("location") if isinstance(body.get("location"), str) else None)
+        check_api_version(
+            declared, version, body.get("location") if isinstance(body.get("location"), str) else None
+        )
         resource_id = _spelled_as(declared.type, resource_id)
-        match = {name: request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers}
+        match = {
+            name: request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers
+        }
         if method == "GET":
             return handling.get(call, declared, resource_id)
         if method == "PUT":
@@ -171,7 +187,9 @@ class ArmEndpoint:
                 return handling.act(call, owner, _spelled_as(owner.type, scope), tail, method, body)
             declared = child
         if method != "GET":
-            raise ArmError("MethodNotAllowed", f"{method} is not for a collection; name one resource.", status=405)
+            raise ArmError(
+                "MethodNotAllowed", f"{method} is not for a collection; name one resource.", status=405
+            )
         check_api_version(declared, version, None)
         return handling.list_resources(call, declared, scope)
 
@@ -182,9 +200,14 @@ def _find_operation(call: Call, segments: list[str]) -> Answer | None:
         return None
     operation = operations.get(call.connection, segments[-1])
     if operation is None:
-        raise ArmError("NotFound", f"Operation '{segments[-1]}' is unknown. It may be of another server.", status=404)
+        raise ArmError(
+            "NotFound", f"Operation '{segments[-1]}' is unknown. It may be of another server.", status=404
+        )
     resource_id = ResourceId.parse(operation.resource_id)
-    if operation.principal["objectId" if "objectId" in operation.principal else "object_id"] != call.principal.object_id:
+    if (
+        operation.principal["objectId" if "objectId" in operation.principal else "object_id"]
+        != call.principal.object_id
+    ):
         call.authorize(f"{resource_id.type}/read", resource_id)
     if segments[-2].lower() != "operationresults":
         headers = {"Retry-After": "1"} if operation.status == operations.IN_PROGRESS else {}
@@ -266,5 +289,3 @@ def _response(request: Request, answer: Answer, headers: dict[str, str]) -> Resp
     if isinstance(answer.body, dict) and isinstance(answer.body.get("etag"), str):
         headers["ETag"] = answer.body["etag"]
     return JSONResponse(answer.body, answer.status, headers)
-
-

@@ -137,7 +137,9 @@ class Work:
 
     def call(self, connection: Connection) -> Call:
         """A call in the name of who started the operation."""
-        return Call(connection, self.principal, self.services, self.registry, base_url=self.operation.base_url)
+        return Call(
+            connection, self.principal, self.services, self.registry, base_url=self.operation.base_url
+        )
 
 
 def begin(call: Call, resource_id: ResourceId, verb: str, body: dict[str, Any] | None = None) -> Operation:
@@ -187,10 +189,14 @@ def cancel(connection: Connection, key: str) -> None:
     connection.execute(
         update(operations)
         .where(operations.c.resource_key == key, operations.c.status == IN_PROGRESS)
-        .values(status=CANCELED, ended_at=now(), error={
-            "code": "OperationPreempted",
-            "message": "The operation was canceled because the resource is being deleted.",
-        })
+        .values(
+            status=CANCELED,
+            ended_at=now(),
+            error={
+                "code": "OperationPreempted",
+                "message": "The operation was canceled because the resource is being deleted.",
+            },
+        )
     )
 
 

@@ -141,7 +141,5 @@ class ResourcePath:
         even = len(pairs) // 2 * 2
         if even == 0:
             return cls(ResourceId(subscription, group), f"{namespace}/{pairs[0]}")
-        resource = ResourceId(
-            subscription, group, namespace, tuple(pairs[0:even:2]), tuple(pairs[1:even:2])
-        )
+        resource = ResourceId(subscription, group, namespace, tuple(pairs[0:even:2]), tuple(pairs[1:even:2]))
         return cls(resource, pairs[even] if even < len(pairs) else None)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from opengallery.arm.resources import Resource
 
 
+Model = type[msgspec.Struct]
+
+
 class Properties(msgspec.Struct, rename="camel", kw_only=True):
     """Base of the models of properties: Azure's camelCase names, everything by keyword."""
 
@@ -50,7 +53,9 @@ class Pattern:
             )
 
 
-ANY_NAME = Pattern(r"[^<>%&:\\?/#\s]([^<>%&:\\?/#]{0,258}[^<>%&:\\?/#\s.])?", "1-260 characters without <>%&:\\?/#")
+ANY_NAME = Pattern(
+    r"[^<>%&:\\?/#\s]([^<>%&:\\?/#]{0,258}[^<>%&:\\?/#\s.])?", "1-260 characters without <>%&:\\?/#"
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class ResourceType:
 
     type: str
     api_versions: tuple[str, ...]
-    properties: type[msgspec.Struct] | None = None
+    properties: Model | None = None
     name: Pattern = ANY_NAME
     envelope: Mapping[str, Any] = field(default_factory=dict)
     located: bool = True
@@ -168,7 +173,9 @@ class Registry:
                 f"The resource namespace '{namespace}' is invalid. Known are: {', '.join(self.namespaces())}.",
                 status=404,
             )
-        versions = sorted({version for declared in self.types(namespace) for version in declared.api_versions})
+        versions = sorted(
+            {version for declared in self.types(namespace) for version in declared.api_versions}
+        )
         raise ArmError(
             "InvalidResourceType",
             f"The resource type '{kind}' could not be found in the namespace '{namespace}' for api version "

@@ -140,11 +140,15 @@ def change_private(connection: Connection, key: str, **members: Any) -> None:
 def forget(connection: Connection, key: str) -> None:
     """Delete the row and the rows of everything below it."""
     connection.execute(
-        delete(resources).where((resources.c.key == key) | resources.c.key.startswith(key + "/", autoescape=True))
+        delete(resources).where(
+            (resources.c.key == key) | resources.c.key.startswith(key + "/", autoescape=True)
+        )
     )
 
 
-def children(connection: Connection, parent: ResourceId, resource_type: str | None = None) -> Iterator[Resource]:
+def children(
+    connection: Connection, parent: ResourceId, resource_type: str | None = None
+) -> Iterator[Resource]:
     """Direct children of a resource (or the contents of a resource group), in the order of their keys."""
     query = select(resources).where(resources.c.parent == parent.key).order_by(resources.c.key)
     if resource_type is not None:

@@ -29,7 +29,11 @@ def converted(value: Any, model: Any, target: str) -> Any:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         where = target + re.sub(r"\[\.\.\.\]", "", path.rstrip("`"))
-        code = "InvalidParameter" if re.search(r"[<>]=?|valid|length|matching", message) else "InvalidRequestContent"
+        code = (
+            "InvalidParameter"
+            if re.search(r"[<>]=?|valid|length|matching", message)
+            else "InvalidRequestContent"
+        )
         raise ArmError(
             code,
             f"The value of '{where}' can't be used: {message[:1].lower()}{message[1:]}. "
@@ -76,9 +80,11 @@ def read_resource(declared: ResourceType, new: Resource, old: Resource | None, b
     for name, model in declared.envelope.items():
         if name in body:
             value = converted(body[name], model, name)
-            new.extra[name] = merged(body[name], without_nulls(msgspec.to_builtins(value))) if isinstance(
-                body[name], dict
-            ) else body[name]
+            new.extra[name] = (
+                merged(body[name], without_nulls(msgspec.to_builtins(value)))
+                if isinstance(body[name], dict)
+                else body[name]
+            )
     if old is not None:
         _keep_immutable(declared, new, old)
         for name, value in old.properties.items():

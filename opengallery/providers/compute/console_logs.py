@@ -16,7 +16,7 @@ from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.hypervisors.machine import MachineNotFound
 from opengallery.providers.compute import machines
-from opengallery.replica_server.supervisor import signing_key
+from opengallery.replication.keys import secret_file
 
 _LIFE_S = 3600
 
@@ -29,7 +29,7 @@ def console_log_url(call: Call, machine: Resource) -> str:
 
 
 def _signature(services: Services, name: str, end: int) -> str:
-    key = signing_key(services.settings.data)
+    key = secret_file(services.settings.data / "console.key")
     digest = hmac.new(key, f"console\n{name}\n{end}".encode(), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).decode()
 
@@ -48,8 +48,10 @@ class ConsoleLogEndpoint:
         """The log as text, or 403 for a wrong or old signature."""
         name, end = request.path_params["name"], request.query_params.get("se", "")
         given = request.query_params.get("sig", "")
-        if not end.isdigit() or int(end) < time.time() or not hmac.compare_digest(
-            _signature(self._services, name, int(end)).encode(), given.encode()
+        if (
+            not end.isdigit()
+            or int(end) < time.time()
+            or not hmac.compare_digest(_signature(self._services, name, int(end)).encode(), given.encode())
         ):
             return PlainTextResponse("The URL is wrong or too old. Ask for the boot log again.", 403)
         content = await to_thread.run_sync(self._read, name)

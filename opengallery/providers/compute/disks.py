@@ -68,7 +68,7 @@ class Access(Properties):
 
 def staged_file(services: Services, disk: Resource) -> Path:
     """The sparse file that an upload writes into."""
-    return services.settings.data / "uploads" / disk.private["uploadId"]
+    return services.settings.data / "uploads" / f"{disk.private['uploadId']}.vhd"
 
 
 def is_waiting(disk: Resource) -> bool:
@@ -82,7 +82,7 @@ def source_of(disk: Resource) -> str | None:
     for name in ("galleryImageReference", "imageReference"):
         if name in data:
             return str(data[name].get("id"))
-    return data.get("sourceResourceId")
+    return str(data["sourceResourceId"]) if "sourceResourceId" in data else None
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
@@ -93,14 +93,21 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if data["createOption"] != "Upload":
         text = source_of(new)
         if not text:
-            raise invalid_parameter(where, f"createOption {data['createOption']} needs a source. Give --source ID.")
+            raise invalid_parameter(
+                where, f"createOption {data['createOption']} needs a source. Give --source ID."
+            )
         source = call.linked(
             text, where, "Microsoft.Compute/disks", "Microsoft.Compute/galleries/images/versions"
         )
-        here = [replica for replica in progress.replicas(call.connection, source.key)
-                if replica.region == new.location and replica.state == "Completed"]
+        here = [
+            replica
+            for replica in progress.replicas(call.connection, source.key)
+            if replica.region == new.location and replica.state == "Completed"
+        ]
         if not here:
-            raise invalid_parameter(where, f"'{source.id.name}' has no image in '{new.location}'. Choose its region.")
+            raise invalid_parameter(
+                where, f"'{source.id.name}' has no image in '{new.location}'. Choose its region."
+            )
         return
     size = data.get("uploadSizeBytes")
     limit = call.services.settings.images.max_size_bytes + FOOTER_BYTES
@@ -173,7 +180,7 @@ def _grant_once(work: Work) -> dict[str, Any]:
 def check_upload(services: Services, disk: Resource) -> None:
     """Raise 400 unless what was uploaded is a fixed VHD of the size it says. Reads its footer only."""
     try:
-        open_image(staged_file(services, disk), services.settings.images.max_size_bytes, expect="vhd").close()
+        open_image(staged_file(services, disk), services.settings.images.max_size_bytes).close()
     except UnusableImage as error:
         raise ArmError(
             "InvalidParameter",
@@ -260,6 +267,8 @@ RESOURCE_TYPE = ResourceType(
         "beginGetAccess": Action(
             "Microsoft.Compute/disks/beginGetAccess/action", fulfil=_grant, check=_check_access
         ),
-        "endGetAccess": Action("Microsoft.Compute/disks/endGetAccess/action", fulfil=_revoke, check=_check_end),
+        "endGetAccess": Action(
+            "Microsoft.Compute/disks/endGetAccess/action", fulfil=_revoke, check=_check_end
+        ),
     },
 )

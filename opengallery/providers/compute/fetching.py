@@ -20,12 +20,14 @@ def check_url(settings: Settings, url: str) -> None:
     if parts.scheme in ("http", "https") and not parts.username and ".." not in parts.path:
         for allowed in settings.images.fetch_allow:
             known = urlsplit(allowed)
-            if (known.scheme, known.netloc) == (parts.scheme, parts.netloc) and parts.path.startswith(known.path):
+            if (known.scheme, known.netloc) == (parts.scheme, parts.netloc) and parts.path.startswith(
+                known.path
+            ):
                 return
     raise invalid_parameter(
         _TARGET,
-        "This server fetches images only from the URLs that its operator allows (images.fetch_allow in "
-        "opengallery.toml). Upload the file instead: gallery image import FILE, or az disk create --upload-type Upload.",
+        "This server fetches images only from the URLs that its operator allows (images.fetch_allow "
+        "in opengallery.toml). Upload the file: gallery image import FILE, or az disk create --upload-type Upload.",
     )
 
 
@@ -40,7 +42,9 @@ def fetch(settings: Settings, url: str, path: Path) -> None:
             path.open("wb") as file,
         ):
             if response.status_code != 200:
-                raise invalid_parameter(_TARGET, f"The URL answers {response.status_code}. Give one that answers 200.")
+                raise invalid_parameter(
+                    _TARGET, f"The URL answers {response.status_code}. Give one that answers 200."
+                )
             for piece in response.iter_bytes(_PIECE_BYTES):
                 size += len(piece)
                 if size > limit:
@@ -52,4 +56,6 @@ def fetch(settings: Settings, url: str, path: Path) -> None:
         path.unlink(missing_ok=True)
         if isinstance(error, ArmError):
             raise
-        raise invalid_parameter(_TARGET, f"The URL can't be read: {error}. Check it, and try again.") from error
+        raise invalid_parameter(
+            _TARGET, f"The URL can't be read: {error}. Check it, and try again."
+        ) from error

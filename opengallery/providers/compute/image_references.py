@@ -33,10 +33,14 @@ def refer(call: Call, reference: dict[str, Any], location: str) -> ReferredImage
     text = reference.get("id")
     if not text:
         raise invalid_parameter(
-            TARGET, "This server has no marketplace. Give the id of an image version, definition or managed image."
+            TARGET,
+            "This server has no marketplace. Give the id of an image version, definition or managed image.",
         )
     found = call.linked(
-        text, TARGET, image_versions.RESOURCE_TYPE.type, image_definitions.RESOURCE_TYPE.type,
+        text,
+        TARGET,
+        image_versions.RESOURCE_TYPE.type,
+        image_definitions.RESOURCE_TYPE.type,
         managed_images.RESOURCE_TYPE.type,
     )
     if found.id.type == image_definitions.RESOURCE_TYPE.type:
@@ -63,7 +67,8 @@ def _latest(call: Call, definition: Resource, location: str) -> Resource:
     candidates = [
         version
         for version in resources.children(call.connection, definition.id, image_versions.RESOURCE_TYPE.type)
-        if version.state == SUCCEEDED and not version.properties["publishingProfile"].get("excludeFromLatest")
+        if version.state == SUCCEEDED
+        and not version.properties["publishingProfile"].get("excludeFromLatest")
         and any(target["region"] == location for target in image_versions.targets(version))
     ]
     if not candidates:

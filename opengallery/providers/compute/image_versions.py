@@ -17,8 +17,9 @@ from opengallery.arm.resources import SUCCEEDED, Resource
 from opengallery.database import now
 from opengallery.providers.compute import GALLERY_VERSIONS
 from opengallery.providers.compute.galleries import require_source_region
+from opengallery.providers.compute.replicas import list_replicas
 from opengallery.regions import REGIONS, find_region
-from opengallery.replication import placement, progress, workflows
+from opengallery.replication import progress, workflows
 
 Count = Annotated[int, Meta(ge=1, le=100)]
 _NUMBER_LIMIT = 2**31 - 1
@@ -69,7 +70,7 @@ class VersionProperties(Properties):
     """What a version is created with."""
 
     publishing_profile: PublishingProfile = PublishingProfile()
-    storage_profile: StorageProfile
+    storage_profile: StorageProfile = StorageProfile()
 
 
 def check_name(name: str) -> None:
@@ -149,7 +150,8 @@ def _check_regions(call: Call, new: Resource) -> None:
     profile.setdefault("targetRegions", [{"name": new.location}])
     if not profile["targetRegions"]:
         raise invalid_parameter(
-            "properties.publishingProfile.targetRegions", "A version needs a target region. Give one at least."
+            "properties.publishingProfile.targetRegions",
+            "A version needs a target region. Give one at least.",
         )
     seen: set[str] = set()
     for index, target in enumerate(profile["targetRegions"]):
@@ -163,7 +165,9 @@ def _check_regions(call: Call, new: Resource) -> None:
                 target=where,
             )
         if region.name in seen:
-            raise invalid_parameter(where, f"The target region '{region.display_name}' is given twice. Give it once.")
+            raise invalid_parameter(
+                where, f"The target region '{region.display_name}' is given twice. Give it once."
+            )
         seen.add(region.name)
         count = target.get("regionalReplicaCount") or profile["replicaCount"]
         capacity = call.services.stores.capacity(region.name)
@@ -208,7 +212,8 @@ def _check_source(call: Call, new: Resource, text: str) -> None:
         wanted = definition.properties[name]
         if given and given != wanted:
             raise invalid_parameter(
-                target, f"The source's {name} is '{given}', the image definition's '{wanted}'. They have to agree."
+                target,
+                f"The source's {name} is '{given}', the image definition's '{wanted}'. They have to agree.",
             )
 
 
@@ -285,26 +290,6 @@ def _view(call: Call, version: Resource) -> dict[str, Any]:
     }
 
 
-def _replicas(call: Call, version: Resource, _body: dict[str, Any]) -> dict[str, Any]:
-    """One entry a replica. The replica servers' counters are read first."""
-    machines = placement.readers_per_store(call.connection, version.key)
-    served = call.services.replica_servers.served_bytes()
-    return {
-        "value": [
-            {
-                "region": replica.region,
-                "store": replica.store,
-                "state": replica.state,
-                "bytes": replica.total_bytes,
-                "storedBytes": replica.stored_bytes,
-                "vms": machines.get(replica.store, 0),
-                "bytesServed": served.get((replica.store, replica.image_id), 0),
-            }
-            for replica in progress.replicas(call.connection, version.key)
-        ]
-    }
-
-
 RESOURCE_TYPE = ResourceType(
     "Microsoft.Compute/galleries/images/versions",
     GALLERY_VERSIONS,
@@ -315,5 +300,5 @@ RESOURCE_TYPE = ResourceType(
     fulfil=_publish,
     remove=_remove,
     view=_view,
-    actions={"replicas": Action(_PERMISSION, run=_replicas, method="GET")},
+    actions={"replicas": Action(_PERMISSION, run=list_replicas, method="GET")},
 )

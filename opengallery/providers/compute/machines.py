@@ -1,17 +1,16 @@
 """Machines: from a virtual machine's resource to the machine that the hypervisor runs."""
 
-from datetime import timedelta
+import time
 
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
-from opengallery.database import now
 from opengallery.hypervisors.machine import HypervisorError, MachineSpec, NoLiveReplica, ReplicaUrl
 from opengallery.providers.compute.os_profiles import seed
 from opengallery.replication import placement
 from opengallery.replication.workflows import sweep
 
-_COOKIE_LIFE = timedelta(days=365)
+_COOKIE_LIFE_S = 365 * 24 * 3600
 
 
 def machine_id(machine: Resource) -> str:
@@ -23,7 +22,9 @@ def choose_replica(services: Services, machine: Resource) -> None:
     """Tell the machine which replica to read: the one in its region that the fewest machines read."""
     with services.database.write() as connection:
         try:
-            placement.choose_reader(connection, machine.key, machine.private["image"]["owner"], machine.location or "")
+            placement.choose_reader(
+                connection, machine.key, machine.private["image"]["owner"], machine.location or ""
+            )
         except placement.NoReplicaInRegion as error:
             raise ArmError(
                 "GalleryImageNotFound",
@@ -56,11 +57,11 @@ def start(services: Services, machine: Resource) -> None:
             connection, machine.key, machine.private["image"]["owner"], machine.location or ""
         )
     servers, region, name = services.replica_servers, machine.location or "", machine_id(machine)
-    until = now() + _COOKIE_LIFE
+    until_s = int(time.time()) + _COOKIE_LIFE_S
     replicas = [
         ReplicaUrl(
             servers.url(region, store, plan.tenant_id, plan.image_id),
-            servers.cookie(region, store, plan.tenant_id, plan.image_id, name, until),
+            servers.cookie(region, store, plan.tenant_id, plan.image_id, name, until_s),
         )
         for store in plan.stores
     ]
@@ -71,7 +72,9 @@ def start(services: Services, machine: Resource) -> None:
             "AllocationFailed", f"{error} Repair a replica, and start the machine again.", status=409
         ) from error
     except HypervisorError as error:
-        raise ArmError("VMStartFailed", f"{error} Look into its qemu.log, and start it again.", status=409) from error
+        raise ArmError(
+            "VMStartFailed", f"{error} Look into its qemu.log, and start it again.", status=409
+        ) from error
 
 
 def release(services: Services, machine: Resource) -> None:

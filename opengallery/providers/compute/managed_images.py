@@ -10,6 +10,7 @@ from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import SUCCEEDED, Resource
+from opengallery.imagestore import UnusableImage
 from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, disks
 from opengallery.providers.compute.fetching import check_url, fetch
 from opengallery.replication import progress, workflows
@@ -53,7 +54,11 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         return
     properties = new.properties
     disk = properties["storageProfile"]["osDisk"]
-    if "sourceVirtualMachine" in properties or "snapshot" in disk or properties["storageProfile"]["dataDisks"]:
+    if (
+        "sourceVirtualMachine" in properties
+        or "snapshot" in disk
+        or properties["storageProfile"]["dataDisks"]
+    ):
         raise invalid_parameter(
             "properties.storageProfile",
             "This server makes images from one OS disk: give --source DISK, and no data disks, snapshots or machines.",
@@ -63,7 +68,9 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     elif "blobUri" in disk:
         check_url(call.services.settings, disk["blobUri"])
     else:
-        raise invalid_parameter(_DISK, "An image needs a source. Give --source with the id of a disk, or a URL.")
+        raise invalid_parameter(
+            _DISK, "An image needs a source. Give --source with the id of a disk, or a URL."
+        )
 
 
 def _check_disk(call: Call, new: Resource, disk: dict[str, Any]) -> None:
@@ -104,7 +111,7 @@ def _create(work: Work) -> None:
         work.step("fetch", fetch, work.services.settings, disk["blobUri"], path)
         try:
             workflows.ingest(work.key, work.principal.tenant_id, str(path), image.location or "")
-        except disks.UnusableImage as error:
+        except UnusableImage as error:
             raise invalid_parameter("properties.storageProfile.osDisk.blobUri", str(error)) from error
         finally:
             path.unlink(missing_ok=True)

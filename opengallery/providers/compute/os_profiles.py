@@ -38,7 +38,9 @@ class OsProfile(Properties):
     """The machine's name, its first user, and what cloud-init gets."""
 
     admin_username: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
-    computer_name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62}[A-Za-z0-9])?$")] | None = None
+    computer_name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62}[A-Za-z0-9])?$")] | None = (
+        None
+    )
     admin_password: Line | None = None
     custom_data: Annotated[str, Meta(max_length=87380)] | None = None
     linux_configuration: LinuxConfiguration = LinuxConfiguration()
@@ -80,6 +82,11 @@ def seed(machine: Resource) -> Seed:
 def hash_password(password: str) -> str:
     """The crypt(3) hash (SHA-512) that a Linux guest's /etc/shadow takes."""
     done = subprocess.run(
-        ["openssl", "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True, timeout=10
+        ["openssl", "passwd", "-6", "-stdin"],
+        input=password,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
     )
     return done.stdout.strip()

@@ -49,7 +49,13 @@ def new_key() -> str:
 def sas_url(base_url: str, upload_id: str, key: str, until: datetime) -> str:
     """The URL that may read and write one upload until a time."""
     end = until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    query = {"sv": "2021-12-02", "sr": "b", "sp": "rw", "se": end, "sig": _signature(key, upload_id, "rw", end)}
+    query = {
+        "sv": "2021-12-02",
+        "sr": "b",
+        "sp": "rw",
+        "se": end,
+        "sig": _signature(key, upload_id, "rw", end),
+    }
     return f"{base_url}/uploads/{upload_id}/disk.vhd?{urlencode(query)}"
 
 
@@ -92,7 +98,9 @@ class PageBlobEndpoint:
                     return _put_page(request, file.fileno(), body, headers)
                 headers |= _properties(file.fileno())
                 if request.method == "HEAD":
-                    return Response(None, 200, {**headers, "Content-Length": headers["x-ms-blob-content-length"]})
+                    return Response(
+                        None, 200, {**headers, "Content-Length": headers["x-ms-blob-content-length"]}
+                    )
                 if operation == "pagelist":
                     return _page_list(request, file.fileno(), headers)
                 return _get(request, file.fileno(), headers)
@@ -101,7 +109,9 @@ class PageBlobEndpoint:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise BlobError(507, "InsufficientStorage", "The server's disk is full. Free some space.") from error
+            raise BlobError(
+                507, "InsufficientStorage", "The server's disk is full. Free some space."
+            ) from error
 
     def _authorized(self, request: Request) -> Path:
         """The upload's file, if the signature allows it. Raises 403 for every other case alike."""
@@ -118,7 +128,7 @@ class PageBlobEndpoint:
             raise refusal
         if datetime.strptime(end, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) <= now():
             raise refusal
-        return self._services.settings.data / "uploads" / upload_id
+        return self._services.settings.data / "uploads" / f"{upload_id}.vhd"
 
     def _key(self, upload_id: str) -> str | None:
         query = select(resources.c.private).where(
@@ -132,7 +142,9 @@ class PageBlobEndpoint:
 
 def _put_page(request: Request, descriptor: int, body: bytes, headers: dict[str, str]) -> Response:
     if request.query_params.get("comp") != "page":
-        raise BlobError(409, "BlobAlreadyExists", "The blob is there already. Write pages into it (comp=page).")
+        raise BlobError(
+            409, "BlobAlreadyExists", "The blob is there already. Write pages into it (comp=page)."
+        )
     size = os.fstat(descriptor).st_size
     first, last = _range(request, size)
     if first % PAGE_BYTES or (last + 1) % PAGE_BYTES or last >= size:
@@ -171,7 +183,9 @@ def _get(request: Request, descriptor: int, headers: dict[str, str]) -> Response
     if first > last:
         raise BlobError(416, "InvalidRange", f"The blob has {size} bytes. Mend the range.")
     if last - first + 1 > _READ_LIMIT_BYTES:
-        raise BlobError(416, "InvalidRange", f"Read at most {_READ_LIMIT_BYTES} bytes at a time: give a range.")
+        raise BlobError(
+            416, "InvalidRange", f"Read at most {_READ_LIMIT_BYTES} bytes at a time: give a range."
+        )
     headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     content = os.pread(descriptor, last - first + 1, first)
     return Response(content, 206 if wanted else 200, headers, "application/octet-stream")

@@ -16,11 +16,11 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Action, Properties, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.database import now
-from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS
-from opengallery.providers.compute import machines
+from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, machines
 from opengallery.providers.compute.console_logs import console_log_url
 from opengallery.providers.compute.image_references import refer
 from opengallery.providers.compute.os_profiles import OsProfile, hide_password
+from opengallery.replication import placement
 
 _NIC = "Microsoft.Network/networkInterfaces"
 _POWER = {"running": "VM running", "stopped": "VM stopped", "deallocated": "VM deallocated"}
@@ -85,11 +85,13 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if old is None:
         if "osProfile" not in properties:
             raise invalid_parameter(
-                "osProfile", "A machine from a generalized image needs an osProfile: --admin-username, and a key."
+                "osProfile",
+                "A machine from a generalized image needs an osProfile: --admin-username, and a key.",
             )
         if properties["storageProfile"].get("dataDisks"):
             raise invalid_parameter(
-                "properties.storageProfile.dataDisks", "This server gives a machine its OS disk only. Leave them out."
+                "properties.storageProfile.dataDisks",
+                "This server gives a machine its OS disk only. Leave them out.",
             )
         image = refer(call, properties["storageProfile"]["imageReference"], new.location or "")
         properties["vmId"] = str(uuid.uuid4())
@@ -180,11 +182,13 @@ def power_state(call: Call, machine: Resource) -> str:
 def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
     """The machine as it is now: its provisioning and power states."""
     power = power_state(call, machine)
+    plan = placement.read_plan(call.connection, machine.key)
     code = "succeeded" if machine.state == resources.SUCCEEDED else machine.state.lower()
     return {
         "computerName": machine.properties.get("osProfile", {}).get("computerName"),
         "hyperVGeneration": machine.private["image"]["generation"],
         "bootDiagnostics": {},
+        "imageReplica": {"store": plan.stores[0], "fallbacks": list(plan.stores[1:])} if plan else None,
         "statuses": [
             {
                 "code": f"ProvisioningState/{code}",
@@ -220,7 +224,9 @@ RESOURCE_TYPE = ResourceType(
     MachineProperties,
     name=COMPUTE_NAME,
     envelope={"zones": list[str], "identity": dict[str, Any], "plan": dict[str, Any]},
-    immutable=frozenset({"storageProfile.imageReference.id", "osProfile.computerName", "osProfile.adminUsername"}),
+    immutable=frozenset(
+        {"storageProfile.imageReference.id", "osProfile.computerName", "osProfile.adminUsername"}
+    ),
     read_only=frozenset({"vmId", "timeCreated", "instanceView"}),
     check=_check,
     fulfil=_create,
@@ -232,7 +238,9 @@ RESOURCE_TYPE = ResourceType(
         "powerOff": Action(_permission("powerOff"), fulfil=_stop("stopped")),
         "deallocate": Action(_permission("deallocate"), fulfil=_stop("deallocated")),
         "restart": Action(_permission("restart"), fulfil=_restart),
-        "retrieveBootDiagnosticsData": Action(_permission("retrieveBootDiagnosticsData"), run=_boot_diagnostics),
+        "retrieveBootDiagnosticsData": Action(
+            _permission("retrieveBootDiagnosticsData"), run=_boot_diagnostics
+        ),
         "instanceView": Action(
             "Microsoft.Compute/virtualMachines/instanceView/read", run=_show_instance_view, method="GET"
         ),

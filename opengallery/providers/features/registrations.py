@@ -45,7 +45,9 @@ def _register(call: Call, subscription: str, name: str) -> str:
     if is_registered(call.connection, subscription, name):
         return REGISTERED
     call.connection.execute(
-        insert(registrations).values(subscription=subscription.lower(), name=name.lower(), registered_at=now())
+        insert(registrations).values(
+            subscription=subscription.lower(), name=name.lower(), registered_at=now()
+        )
     )
     return REGISTERING
 
@@ -164,7 +166,8 @@ def _show_provider(call: Call, parameters: dict[str, str], _body: dict[str, Any]
 def _list_providers(call: Call, parameters: dict[str, str], _body: dict[str, Any]) -> dict[str, Any]:
     return {
         "value": [
-            _provider_view(call, parameters["subscription"], namespace) for namespace in call.registry.namespaces()
+            _provider_view(call, parameters["subscription"], namespace)
+            for namespace in call.registry.namespaces()
         ]
     }
 
@@ -178,14 +181,28 @@ _REGISTER_FEATURE = "Microsoft.Features/providers/features/register/action"
 
 ROUTES = (
     Route("GET", _FEATURES + "/features", FEATURE_VERSIONS, _READ_FEATURES, _list_features),
-    Route("GET", _FEATURES + "/providers/{namespace}/features", FEATURE_VERSIONS, _READ_FEATURES, _list_features),
+    Route(
+        "GET", _FEATURES + "/providers/{namespace}/features", FEATURE_VERSIONS, _READ_FEATURES, _list_features
+    ),
     Route("GET", _FEATURE, FEATURE_VERSIONS, _READ_FEATURES, _show_feature),
     Route("POST", _FEATURE + "/register", FEATURE_VERSIONS, _REGISTER_FEATURE, _register_feature),
     Route("POST", _FEATURE + "/unregister", FEATURE_VERSIONS, _REGISTER_FEATURE, _unregister_feature),
-    Route("GET", "/subscriptions/{subscription}/providers", RESOURCE_VERSIONS, _READ_PROVIDERS, _list_providers),
+    Route(
+        "GET", "/subscriptions/{subscription}/providers", RESOURCE_VERSIONS, _READ_PROVIDERS, _list_providers
+    ),
     Route("GET", _PROVIDER, RESOURCE_VERSIONS, _READ_PROVIDERS, _show_provider),
-    Route("POST", _PROVIDER + "/register", RESOURCE_VERSIONS, "Microsoft.Resources/register/action",
-          _register_provider),
-    Route("POST", _PROVIDER + "/unregister", RESOURCE_VERSIONS, "Microsoft.Resources/unregister/action",
-          _unregister_provider),
+    Route(
+        "POST",
+        _PROVIDER + "/register",
+        RESOURCE_VERSIONS,
+        "Microsoft.Resources/register/action",
+        _register_provider,
+    ),
+    Route(
+        "POST",
+        _PROVIDER + "/unregister",
+        RESOURCE_VERSIONS,
+        "Microsoft.Resources/unregister/action",
+        _unregister_provider,
+    ),
 )

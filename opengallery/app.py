@@ -1,0 +1,206 @@
+"""The roof: settings -> stores -> workflows -> ASGI application, served in one process.
+
+`serve` holds DIR's lock, brings the database to its newest tables, takes unfinished work up again, and
+answers until SIGTERM or SIGINT; then it ends its machines and replica servers, and leaves the rest in DIR.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import structlog
+from dbos import DBOS, DBOSConfig
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from opengallery.arm import access, operations
+from opengallery.arm.http import ArmEndpoint
+from opengallery.arm.services import Services
+from opengallery.database import Database
+from opengallery.hypervisors.qemu import Qemu
+from opengallery.identity.certificate import CertificateFiles, ensure_certificate
+from opengallery.identity.client_secrets import SecretChecker
+from opengallery.identity.environment import record_endpoint
+from opengallery.identity.first_start import OtherGallery, bootstrap
+from opengallery.identity.folder import IdentityFolder
+from opengallery.identity.http import identity_routes
+from opengallery.identity.keys import SigningKeys
+from opengallery.identity.tokens import Tokens
+from opengallery.providers import load_registry
+from opengallery.providers.compute.console_logs import ConsoleLogEndpoint
+from opengallery.providers.compute.page_blobs import PageBlobEndpoint
+from opengallery.replica_server.supervisor import ReplicaServers
+from opengallery.replication import workflows
+from opengallery.replication.stores import Stores
+from opengallery.settings import Settings, SettingsError, load_settings
+
+WORKFLOW_VERSION = "1"
+"""DBOS recovers only workflows of its own version: raise it when a workflow's steps change."""
+
+log = structlog.get_logger()
+
+
+class DataFolderInUse(Exception):
+    """Another server runs on the same data folder."""
+
+
+def serve(data: Path, port: int | None = None, config: Path | None = None) -> int:
+    """Run the server in the foreground until it is told to end. Returns the exit status."""
+    _log_to_standard_error()
+    try:
+        settings = load_settings(data, config, port)
+        with ExitStack() as stack:
+            stack.enter_context(_locked(settings.data))
+            return asyncio.run(_run(settings, stack))
+    except (SettingsError, OtherGallery, DataFolderInUse) as error:
+        print(f"gallery serve: {error}", file=sys.stderr)
+        return 1
+
+
+def build_services(settings: Settings) -> Services:
+    """Open the database and everything below ARM."""
+    database = Database(settings.database)
+    database.migrate()
+    stores = Stores(settings, database)
+    return Services(settings, database, stores, ReplicaServers(settings, stores), Qemu(settings))
+
+
+def build_application(services: Services) -> Starlette:
+    """The ASGI application: sign-in, signed data URLs, and ARM on every other path."""
+    settings = services.settings
+    first = bootstrap(services.database, settings.data)
+    with services.database.write() as connection:
+        access.assign(connection, first.object_id, access.OWNER, "/")
+    keys = SigningKeys.open(IdentityFolder(settings.data))
+    tokens = Tokens(services.database, keys, settings.endpoint)
+    registry = load_registry()
+    operations.bind(services, registry)
+    workflows.bind(workflows.Runtime(services.database, services.stores, settings))
+    arm = ArmEndpoint(services, registry, tokens.validate, f"{settings.endpoint}/{first.tenant_id}")
+    return Starlette(
+        routes=[
+            *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker()),
+            *PageBlobEndpoint(services).routes(),
+            *ConsoleLogEndpoint(services).routes(),
+            Route("/{path:path}", arm, methods=["GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"]),
+        ]
+    )
+
+
+def start_work(services: Services) -> None:
+    """Start the durable workflows, and take up what an earlier server left unfinished."""
+    config: DBOSConfig = {
+        "name": "opengallery",
+        "system_database_url": services.settings.workflow_database,
+        "application_version": WORKFLOW_VERSION,
+        "max_executor_threads": 512,
+        "console_log_level": "ERROR",
+    }
+    DBOS(config=config)
+    DBOS.launch()
+    services.hypervisor.adopt()
+    operations.resume(services)
+
+
+def stop_work(services: Services) -> None:
+    """End machines and replica servers. What is unfinished goes on when the server starts again."""
+    services.closing.set()
+    services.hypervisor.close()
+    services.replica_servers.close()
+
+
+async def _run(settings: Settings, stack: ExitStack) -> int:
+    from granian.constants import Interfaces, SSLProtocols
+    from granian.server.embed import Server
+
+    services = build_services(settings)
+    stack.callback(stop_work, services)
+    application = build_application(services)
+    certificate: CertificateFiles = ensure_certificate(settings.data)
+    start_work(services)
+    server = Server(
+        application,
+        address="127.0.0.1",
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        ssl_cert=certificate.certificate,
+        ssl_key=certificate.key,
+        ssl_protocol_min=SSLProtocols.tls12,
+        log_enabled=False,
+    )
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    serving = asyncio.create_task(server.serve())
+    await _until_listening(settings.port, serving)
+    record_endpoint(settings)
+    print(f"ready {settings.endpoint}", flush=True)
+    await asyncio.wait({asyncio.create_task(ended.wait()), serving}, return_when=asyncio.FIRST_COMPLETED)
+    services.closing.set()
+    server.stop()  # type: ignore[no-untyped-call]
+    await asyncio.wait({serving}, timeout=5)
+    stack.close()
+    # Workflows in the middle of a step wait to be taken up by the next server: they are left as they are.
+    sys.stdout.flush()
+    os._exit(0 if ended.is_set() else 1)
+
+
+async def _until_listening(port: int, serving: "asyncio.Task[None]") -> None:
+    """Return once the port answers. Raises `SettingsError` when it can't be had."""
+    while True:
+        if serving.done():
+            raise SettingsError(
+                f"Can't listen on port {port}: {serving.exception()}. Choose another by --port."
+            )
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.02)
+            continue
+        writer.close()
+        return
+
+
+class _locked:
+    """The data folder, made if missing (mode 0700), held by this process alone."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = (self._data / "lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataFolderInUse(
+                f"Another server runs on {self._data}. End it, or give another --data folder."
+            ) from error
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _log_to_standard_error() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,184 @@
+"""Deployments: `Microsoft.Resources/deployments`, a template's resources in the order of their needs.
+
+A PUT is always taken, and a template that can't be used fails its operation: az reads the error there.
+The template and its parameters are kept only while the deployment runs, since they may hold secrets.
+Source: Resource Manager REST API, Deployments, api-version 2024-11-01.
+"""
+
+from typing import Any, Literal
+
+from opengallery.arm import handling, nested
+from opengallery.arm.call import Call
+from opengallery.arm.errors import ArmError
+from opengallery.arm.operations import Work
+from opengallery.arm.resource_id import ResourceId
+from opengallery.arm.resource_type import Properties, ResourceType, Route, check_api_version
+from opengallery.arm.resources import Resource
+from opengallery.arm.templates.scope import DeploymentScope, ProviderType
+from opengallery.arm.templates.template import Template, TemplateResource, parse_template
+from opengallery.arm.validation import converted
+from opengallery.database import now
+from opengallery.identity.directory import find_subscription
+from opengallery.providers.resources import RESOURCE_VERSIONS
+from opengallery.regions import REGIONS
+
+
+class DeploymentProperties(Properties):
+    """What a deployment is created with."""
+
+    template: dict[str, Any]
+    parameters: dict[str, Any] = {}
+    mode: Literal["Incremental", "incremental", "Complete", "complete"] = "Incremental"
+
+
+def _check(_call: Call, new: Resource, _old: Resource | None) -> None:
+    new.private = {name: new.properties.pop(name) for name in ("template", "parameters")}
+    new.properties = {"mode": new.properties["mode"].capitalize(), "timestamp": now().isoformat()}
+
+
+def _scope(call: Call, deployment: ResourceId, mode: str) -> DeploymentScope:
+    group = call.get(deployment.group)
+    subscription = find_subscription(call.connection, deployment.subscription or "")
+    assert group is not None and subscription is not None
+    locations = tuple(region.display_name for region in REGIONS.values())
+    return DeploymentScope(
+        tenant_id=subscription.tenant_id,
+        subscription_id=subscription.subscription_id,
+        subscription_name=subscription.display_name,
+        resource_group=group.id.name,
+        location=group.location or "",
+        deployment_name=deployment.name,
+        tags=group.tags,
+        mode=mode,
+        providers={
+            namespace: {
+                declared.kind: ProviderType(tuple(sorted(declared.api_versions, reverse=True)), locations)
+                for declared in call.registry.types(namespace)
+            }
+            for namespace in call.registry.namespaces()
+        },
+    )
+
+
+def _read(call: Call, deployment: ResourceId, properties: dict[str, Any], mode: str) -> Template:
+    """The checked template: its expressions, its order, and that every type and api-version is known."""
+    if mode.lower() == "complete":
+        raise ArmError(
+            "InvalidDeploymentMode", "This server deploys in mode Incremental only. Give --mode Incremental."
+        )
+    template = parse_template(
+        properties["template"], properties["parameters"], _scope(call, deployment, mode)
+    )
+    for resource in template.resources:
+        declared = call.registry.require(resource.type, resource.api_version)
+        check_api_version(declared, resource.api_version, None)
+    return template
+
+
+def _deploy(work: Work) -> None:
+    deployment = work.resource()
+    try:
+        with work.services.database.read() as connection:
+            template = _read(
+                work.call(connection), work.id, deployment.private, deployment.properties["mode"]
+            )
+        _put_resources(work, template)
+        with work.services.database.read() as connection:
+            call = work.call(connection)
+            outputs = template.evaluate_outputs(lambda name, _version: _shown(call, name))
+    except ArmError as failure:
+        raise ArmError(
+            "DeploymentFailed",
+            f"At least one resource deployment operation failed: {failure.message}",
+            target=str(work.id),
+            status=409,
+            details=[failure],
+        ) from failure
+    finally:
+        work.step("forget the template", _forget_template, work)
+    work.change(
+        outputs=outputs,
+        parameters=template.shown_parameters(),
+        outputResources=[{"id": resource.id} for resource in template.resources],
+        duration=f"PT{(now() - work.operation.started_at).total_seconds():.3f}S",
+    )
+
+
+def _put_resources(work: Work, template: Template) -> None:
+    """PUT each resource as soon as what it depends on has ended; independent ones run side by side."""
+    under_way: dict[str, str | None] = {}
+    for resource in template.resources:
+        for needed in resource.depends_on:
+            nested.wait(work, under_way.pop(needed, None))
+        under_way[resource.id] = _put(work, template, resource)
+    for operation_id in under_way.values():
+        nested.wait(work, operation_id)
+
+
+def _put(work: Work, template: Template, resource: TemplateResource) -> str | None:
+    with work.services.database.read() as connection:
+        call = work.call(connection)
+        body = template.body(resource, lambda name, _version: _shown(call, name))
+    try:
+        return nested.put(work, ResourceId.parse(resource.id), resource.api_version, body)
+    except ArmError as refusal:
+        refusal.target = refusal.target or resource.id
+        raise
+
+
+def _shown(call: Call, name: str) -> dict[str, Any]:
+    resource_id = ResourceId.parse(name)
+    declared = call.registry.require(resource_id.type, None)
+    body: dict[str, Any] = handling.get(call, declared, resource_id).body
+    return body
+
+
+def _forget_template(work: Work) -> None:
+    work.change_private(template=None, parameters=None)
+
+
+def _view(_call: Call, deployment: Resource) -> dict[str, Any]:
+    return {"correlationId": deployment.etag, "providers": [], "dependencies": []}
+
+
+def _validate(call: Call, parameters: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+    name = parameters["deployment"]
+    deployment = ResourceId(parameters["subscription"], parameters["group"]).child(RESOURCE_TYPE.type, name)
+    properties = converted(body.get("properties"), DeploymentProperties, "properties")
+    given = {"template": properties.template, "parameters": properties.parameters}
+    template = _read(call, deployment, given, properties.mode)
+    return {
+        "id": str(deployment),
+        "name": name,
+        "type": deployment.type,
+        "properties": {
+            "provisioningState": "Succeeded",
+            "mode": properties.mode.capitalize(),
+            "parameters": template.shown_parameters(),
+            "validatedResources": [{"id": resource.id} for resource in template.resources],
+            "dependencies": [],
+            "providers": [],
+        },
+    }
+
+
+RESOURCE_TYPE = ResourceType(
+    "Microsoft.Resources/deployments",
+    RESOURCE_VERSIONS,
+    DeploymentProperties,
+    located=False,
+    check=_check,
+    fulfil=_deploy,
+    view=_view,
+)
+
+ROUTES = (
+    Route(
+        "POST",
+        "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Resources/deployments/{deployment}"
+        "/validate",
+        RESOURCE_VERSIONS,
+        "Microsoft.Resources/deployments/validate/action",
+        _validate,
+    ),
+)
