@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from opengallery.arm.templates.errors import TemplateError
-from opengallery.arm.templates.functions import FUNCTIONS, BadArgument, boolean, check_weight, member, text
+from opengallery.arm.templates.functions import FUNCTIONS
 from opengallery.arm.templates.scope import DeploymentScope, GetResource, ProviderType
 from opengallery.arm.templates.syntax import Call, Literal, Node, is_expression, parse, unescape
+from opengallery.arm.templates.values import BadArgument, boolean, check_weight, member, text
 
 MAX_DEPTH = 100  # arrays and objects inside each other
 

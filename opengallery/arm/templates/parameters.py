@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opengallery.arm.templates.errors import TemplateError
-from opengallery.arm.templates.functions import type_name
+from opengallery.arm.templates.values import type_name
 
 _TYPES: dict[str, tuple[str, ...]] = {
     "string": ("String",),
