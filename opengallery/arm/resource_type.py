@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Model = type[msgspec.Struct]
 
 
-class Properties(msgspec.Struct, rename="camel", kw_only=True):
-    """Base of the models of properties: Azure's camelCase names, everything by keyword."""
+class Properties(msgspec.Struct, rename="camel", frozen=True):
+    """Base of the models of properties: Azure's camelCase names."""
 
 
-class Sku(msgspec.Struct, rename="camel"):
+class Sku(Properties):
     """The `sku` of a resource."""
 
     name: str | None = None

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from opengallery.arm import resources
 from opengallery.arm.call import Call
@@ -56,7 +56,7 @@ class DiskProperties(Properties):
     creation_data: CreationData
     os_type: Literal["Linux", "Windows"] | None = None
     hyper_v_generation: Literal["V1", "V2"] | None = None
-    disk_size_gb: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    disk_size_gb: Annotated[int, Meta(ge=1, le=65536)] | None = field(name="diskSizeGB", default=None)
 
 
 class Access(Properties):

@@ -7,7 +7,7 @@ Source: Virtual Machines REST API, api-version 2024-11-01.
 import uuid
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from opengallery.arm import resources
 from opengallery.arm.call import Call
@@ -38,7 +38,7 @@ class OsDisk(Properties):
     create_option: str = "FromImage"
     name: str | None = None
     caching: str | None = None
-    disk_size_gb: Annotated[int, Meta(ge=1, le=4095)] | None = None
+    disk_size_gb: Annotated[int, Meta(ge=1, le=4095)] | None = field(name="diskSizeGB", default=None)
 
 
 class ImageReference(Properties):
