@@ -1,0 +1,53 @@
+"""A server of its own for the whole run, and a shell with what `gallery env` says and nothing else."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import BOOT_IMAGE, Group, Server, Shell
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    # Not pytest's own folder: machines run as another user, who may not enter that.
+    data = Path(tempfile.mkdtemp(prefix="gallery-acceptance-"))
+    data.chmod(0o711)
+    running = Server(data)
+    try:
+        yield running
+    finally:
+        if request.session.testsfailed:
+            print("\nThe server's last lines:\n" + running.log_tail(), file=sys.stderr)
+        running.stop()
+        shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shell(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(server.environment(), tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def vhd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The boot image as a fixed VHD: the same bytes and a footer."""
+    path = tmp_path_factory.mktemp("vhd") / "boot.vhd"
+    options = ["-O", "vpc", "-o", "subformat=fixed,force_size=on"]
+    subprocess.run(["qemu-img", "convert", *options, BOOT_IMAGE, path], check=True)
+    assert path.stat().st_size == BOOT_IMAGE.stat().st_size + 512
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_order(request: pytest.FixtureRequest) -> None:
+    """Each step stands on those before it."""
+    if request.session.testsfailed:
+        pytest.skip("an earlier step failed")
+
+
+@pytest.fixture(scope="session")
+def group(shell: Shell) -> Group:
+    return Group(shell)
