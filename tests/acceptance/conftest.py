@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import BOOT_IMAGE, Group, Server, Shell
+
+from .running import BOOT_IMAGE, Group, Server, Shell
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import AZ_PYTHON, BOOT_IMAGE, Group, Server, Shell, until
+
+from .running import AZ_PYTHON, BOOT_IMAGE, Group, Server, Shell, until
 
 pytestmark = pytest.mark.timeout(900)
 
