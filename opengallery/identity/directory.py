@@ -4,6 +4,7 @@ A principal that is not enabled gets no token, and the tokens that it has are re
 secret only the Argon2 hash is kept. Ids are lower-case UUIDs; look-ups take them in any case.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,8 @@ from sqlalchemy import Boolean, Column, Connection, ForeignKey, Row, String, Tab
 
 from opengallery.database import UtcDateTime, metadata, now
 from opengallery.identity.principal import Principal
+
+UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 tenants = Table(
     "tenants",
@@ -92,7 +95,7 @@ def list_subscriptions(connection: Connection, tenant_id: str) -> list[Subscript
     """Every subscription of a tenant, by display name."""
     query = (
         select(subscriptions)
-        .where(subscriptions.c.tenant_id == tenant_id.lower())
+        .where(subscriptions.c.tenant_id == _uuid(tenant_id))
         .order_by(subscriptions.c.display_name, subscriptions.c.id)
     )
     return [Subscription(row.id, row.tenant_id, row.display_name) for row in connection.execute(query)]
@@ -100,28 +103,28 @@ def list_subscriptions(connection: Connection, tenant_id: str) -> list[Subscript
 
 def find_subscription(connection: Connection, subscription_id: str) -> Subscription | None:
     """The subscription with this id, if there is one."""
-    query = select(subscriptions).where(subscriptions.c.id == subscription_id.lower())
+    query = select(subscriptions).where(subscriptions.c.id == _uuid(subscription_id))
     row = connection.execute(query).one_or_none()
     return Subscription(row.id, row.tenant_id, row.display_name) if row else None
 
 
 def find_principal(connection: Connection, object_id: str) -> Principal | None:
     """The principal with this object id, if there is one, enabled or not."""
-    query = select(principals).where(principals.c.object_id == object_id.lower())
+    query = select(principals).where(principals.c.object_id == _uuid(object_id))
     row = connection.execute(query).one_or_none()
     return _principal(row) if row else None
 
 
 def find_enabled_principal(connection: Connection, object_id: str) -> Principal | None:
     """The principal with this object id, if there is one that may act."""
-    query = select(principals).where(principals.c.object_id == object_id.lower(), principals.c.enabled)
+    query = select(principals).where(principals.c.object_id == _uuid(object_id), principals.c.enabled)
     row = connection.execute(query).one_or_none()
     return _principal(row) if row else None
 
 
 def find_application(connection: Connection, app_id: str) -> Application | None:
     """The service principal with this client id and all its secrets, expired ones too."""
-    query = select(principals).where(principals.c.app_id == app_id.lower())
+    query = select(principals).where(principals.c.app_id == _uuid(app_id))
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
@@ -135,8 +138,13 @@ def find_application(connection: Connection, app_id: str) -> Application | None:
 def set_enabled(connection: Connection, object_id: str, is_enabled: bool) -> None:
     """Let a principal sign in and act, or not. Other processes notice within seconds (see tokens)."""
     connection.execute(
-        update(principals).where(principals.c.object_id == object_id.lower()).values(enabled=is_enabled)
+        update(principals).where(principals.c.object_id == _uuid(object_id)).values(enabled=is_enabled)
     )
+
+
+def _uuid(text: str) -> str:
+    """`text` as ids are kept. What is no UUID becomes "", which no row has (PostgreSQL refuses a NUL)."""
+    return text.lower() if UUID_FORM.fullmatch(text) else ""
 
 
 def _principal(row: Row[Any]) -> Principal:
