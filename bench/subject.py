@@ -59,7 +59,7 @@ class Subject:
     def run(self, *words: object) -> Any:
         """Run a command with `gallery env`; its answer read from JSON. Fails when the command does."""
         done = subprocess.run(
-            [str(word) for word in words], env=self.environment, capture_output=True, text=True
+            [str(word) for word in words], env=self.environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise SystemExit(f"{shlex.join(map(str, words))} failed:\n{done.stderr}")
