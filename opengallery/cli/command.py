@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from opengallery.cli.arguments import spread
-from opengallery.cli.failure import Misuse
+from opengallery.cli.failure import CommandFailed, Misuse
 from opengallery.cli.output import Columns, Output, emit, flatten, with_resource_group
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -83,16 +83,22 @@ def verb(
 
         def run(**arguments: Any) -> None:
             output: Output = arguments.pop("output")
-            if uses_arm:
-                from opengallery.cli.client import ArmClient
+            failure = None
+            try:
+                if uses_arm:
+                    from opengallery.cli.client import ArmClient
 
-                subscription, quiet = arguments.pop("subscription"), arguments.pop("only_show_errors")
-                with ArmClient.from_environment(subscription, quiet=quiet) as arm:
-                    result = function(arm, **arguments)
-            else:
-                result = function(**arguments)
+                    subscription, quiet = arguments.pop("subscription"), arguments.pop("only_show_errors")
+                    with ArmClient.from_environment(subscription, quiet=quiet) as arm:
+                        result = function(arm, **arguments)
+                else:
+                    result = function(**arguments)
+            except CommandFailed as error:
+                failure, result = error, error.result
             if result is not None:
                 emit(with_resource_group(flatten(result) if flat else result), output, columns)
+            if failure:
+                raise failure
 
         common = [_common("output", OutputOption, Output.JSON)]
         if uses_arm:

@@ -1,7 +1,5 @@
-"""A disk image in a file, raw or fixed VHD: its size as a disk, and the pages of it that hold data."""
+"""A disk image in a file, as an upload needs it: its size as a disk, and the pages that hold data."""
 
-import errno
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,8 @@ from types import TracebackType
 import numpy
 
 from opengallery.cli.failure import CommandFailed
-from opengallery.cli.vhd import FIXED, FOOTER_BYTES, read_footer
+from opengallery.imagestore.errors import UnusableImage
+from opengallery.imagestore.formats import open_image
 
 MIB = 1024**2
 PAGE_BYTES = 512
@@ -20,18 +19,10 @@ PUT_MAX_BYTES = 4 * MIB
 # A run of zeros shorter than this is sent: a request of its own for what follows costs more.
 GAP_BYTES = 64 * 1024
 
-OTHER_FORMATS = {
-    b"QFI\xfb": "qcow2",
-    b"vhdxfile": "VHDX",
-    b"KDMV": "VMDK",
-    b"# Disk DescriptorFile": "VMDK",
-    b"conectix": "dynamic VHD",
-}
-
 
 @dataclass(frozen=True)
 class Piece:
-    """Data at a place of a disk. `data` is a multiple of 512 bytes, `offset` too."""
+    """Data at a place of a disk. `offset` and the length of `data` are multiples of 512 bytes."""
 
     offset: int
     data: bytes
@@ -41,19 +32,18 @@ class DiskFile:
     """A file that holds a disk. `size_bytes` is the disk's, a whole number of MiB as Azure wants it."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`. Raises `CommandFailed` when it can't be read, or is of another format."""
+        """Open `path`. Raises `CommandFailed` when it can't be read or used; the message says why."""
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._source = open_image(path)
+            status = path.stat()
+        except UnusableImage as error:
+            raise CommandFailed(f"{path}: {error}") from error
         except OSError as error:
             raise CommandFailed(f"Can't read {path}: {error.strerror}.") from error
-        try:
-            self.status = os.fstat(self._descriptor)
-            self.path = path
-            self.held_bytes = self._held_bytes()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        self.size_bytes = -(-self.held_bytes // MIB) * MIB
+        self.path = path
+        self.size_bytes = -(-self._source.size_bytes // MIB) * MIB
+        # Changes when the file does.
+        self.fingerprint = f"{status.st_size}-{status.st_mtime_ns}"
 
     def __enter__(self) -> "DiskFile":
         return self
@@ -61,30 +51,14 @@ class DiskFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the file does: its size and the time of its last change."""
-        return f"{self.status.st_size}-{self.status.st_mtime_ns}"
+        self._source.close()
 
     def extents(self) -> list[tuple[int, int]]:
-        """Offset and length of what may hold data; the rest are holes."""
+        """Offset and length of what may hold data, offsets at multiples of 4 KiB; the rest are holes."""
         extents = []
-        start = 0
-        while start < self.held_bytes:
-            try:
-                start = os.lseek(self._descriptor, start, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    break
-                raise
-            start -= start % BLOCK_BYTES
-            end = min(os.lseek(self._descriptor, start, os.SEEK_HOLE), self.held_bytes)
-            if end <= start:
-                break
-            extents.append((start, end - start))
-            start = end
+        for start, length in self._source.extents():
+            begin = start - start % BLOCK_BYTES
+            extents.append((begin, start + length - begin))
         return extents
 
     def pieces(self, extent: tuple[int, int]) -> Iterator[tuple[int, list[Piece]]]:
@@ -92,35 +66,14 @@ class DiskFile:
         offset, length = extent
         end = offset + length
         while offset < end:
-            data = os.pread(self._descriptor, min(PUT_MAX_BYTES, end - offset), offset)
-            if not data:
-                raise CommandFailed(f"{self.path} became shorter while it was read.")
+            try:
+                data = self._source.read(offset, min(PUT_MAX_BYTES, end - offset))
+            except UnusableImage as error:
+                raise CommandFailed(f"{self.path}: {error}") from error
+            except OSError as error:
+                raise CommandFailed(f"Can't read {self.path}: {error.strerror}.") from error
             yield len(data), [Piece(offset + at, part) for at, part in nonzero_parts(data)]
             offset += len(data)
-
-    def _held_bytes(self) -> int:
-        """How many bytes of the file are the disk's: all of a raw image, all but the footer of a VHD."""
-        size_bytes = self.status.st_size
-        head = os.pread(self._descriptor, 32, 0)
-        for magic, name in OTHER_FORMATS.items():
-            if head.startswith(magic):
-                raise CommandFailed(
-                    f"{self.path} is a {name} image; raw and fixed VHD can be imported. "
-                    f"Convert it: qemu-img convert -O raw {self.path} disk.raw"
-                )
-        if size_bytes == 0:
-            raise CommandFailed(f"{self.path} is empty.")
-        if size_bytes > FOOTER_BYTES:
-            footer = read_footer(os.pread(self._descriptor, FOOTER_BYTES, size_bytes - FOOTER_BYTES))
-            if footer and footer.disk_type != FIXED:
-                raise CommandFailed(f"{self.path} is a VHD, but not a fixed one. Convert it with qemu-img.")
-            if footer and footer.size_bytes > size_bytes - FOOTER_BYTES:
-                raise CommandFailed(
-                    f"{self.path} is cut off: its footer speaks of {footer.size_bytes} bytes."
-                )
-            if footer:
-                return footer.size_bytes
-        return size_bytes
 
 
 def nonzero_parts(data: bytes) -> list[tuple[int, bytes]]:

@@ -25,14 +25,19 @@ class CommandFailed(Exception):
         target: str | None = None,
         details: Sequence["CommandFailed"] = (),
         status: int | None = None,
+        result: Any = None,
     ) -> None:
-        """`code`, `target` and `details` are those of an ARM error, `status` that of the HTTP answer."""
+        """`code`, `target` and `details` are those of an ARM error, `status` that of the HTTP answer.
+
+        `result` is printed all the same, on standard output.
+        """
         super().__init__(message)
         self.message = message
         self.code = code
         self.target = target
         self.details = tuple(details)
         self.status = status
+        self.result = result
 
     def __str__(self) -> str:
         lines = [f"({self.code}) {self.message}" if self.code else self.message]

@@ -1,5 +1,189 @@
-"""`gallery store`: look after the stores of a data folder, without a server."""
+"""`gallery store`: look after the stores of a data folder, without a server or beside one.
 
-from opengallery.cli.command import new_app
+Stores need no lock for this: `verify` only reads, `collect` deletes under a lease what no manifest needs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opengallery.cli.command import new_app, verb
+from opengallery.cli.failure import CommandFailed
+from opengallery.cli.progress import Board, Row, format_bytes
+from opengallery.cli.serve import Data
+
+if TYPE_CHECKING:
+    from opengallery.imagestore import ImageStore
+
+PLACE_COLUMNS = {"Region": "region", "Store": "store", "Tenant": "tenant"}
+VERIFY_COLUMNS = {
+    **PLACE_COLUMNS,
+    "Image": "image",
+    "State": "state",
+    "CheckedBytes": "checkedBytes",
+    "Bad": "bad",
+}
+COLLECT_COLUMNS = {
+    **PLACE_COLUMNS,
+    "MarkedBytes": "markedBytes",
+    "DeletedPacks": "deletedPacks",
+    "FreedBytes": "freedBytes",
+}
+STATS_COLUMNS = {
+    **PLACE_COLUMNS,
+    "Images": "images",
+    "ImageBytes": "imageBytes",
+    "DataBytes": "dataBytes",
+    "StoredBytes": "storedBytes",
+    "QuarantinedPacks": "quarantinedPacks",
+}
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The settings that the server runs with."),
+]
+RegionName = Annotated[
+    str | None, typer.Option("--region", metavar="REGION", help="Only the stores of this region.")
+]
 
 app = new_app("The stores of a data folder: verify, collect, stats.")
+
+
+@verb(app, "verify", ["gallery store verify --data ~/gallery --region westeurope"], columns=VERIFY_COLUMNS)
+def verify(data: Data, region: RegionName = None, config: Config = None) -> Any:
+    """Read every image back and check every block. Exit code 1 when something is damaged.
+
+    What is damaged is quarantined: no new image relies on it, and a transfer brings it anew.
+    """
+    from opengallery.imagestore import ImageStoreError
+    from opengallery.imagestore import verify as verify_image
+
+    results = []
+    with Board() as board:
+        for place, store in _stores(data, region, config):
+            for image_id in store.images():
+                entry: dict[str, Any] = {
+                    **place,
+                    "image": image_id,
+                    "state": "Good",
+                    "checkedBytes": 0,
+                    "bad": [],
+                }
+                try:
+                    size_bytes = max(store.stat(image_id).data_bytes, 1)
+                    label = f"{store.name} {image_id[:12]}"
+
+                    def show(report: Any, label: str = label, size_bytes: int = size_bytes) -> None:
+                        checked = report.checked_bytes
+                        text = f"{format_bytes(checked)} checked"
+                        board.show([Row(label, min(checked / size_bytes, 1.0), text)])
+
+                    report = verify_image(store, image_id, show)
+                    show(report)
+                    entry["checkedBytes"] = report.checked_bytes
+                    entry["bad"] = [str(bad) for bad in report.bad]
+                except ImageStoreError as error:
+                    entry["bad"] = [str(error)]
+                entry["state"] = "Damaged" if entry["bad"] else "Good"
+                results.append(entry)
+    damaged = sum(entry["state"] == "Damaged" for entry in results)
+    if damaged:
+        raise CommandFailed(
+            f"{damaged} of {len(results)} images are damaged: see `bad` of each.", result=results
+        )
+    return results
+
+
+@verb(app, "collect", ["gallery store collect --data ~/gallery"], columns=COLLECT_COLUMNS)
+def collect(
+    data: Data,
+    region: RegionName = None,
+    config: Config = None,
+    grace_hours: Annotated[
+        float,
+        typer.Option(
+            "--grace-hours", min=0, help="Keep what is younger; must be longer than any publishing takes."
+        ),
+    ] = 24,
+) -> Any:
+    """Free what no image needs: a first run marks it, a run after the grace deletes it."""
+    from opengallery.imagestore import ImageStoreError
+    from opengallery.imagestore import collect as collect_packs
+
+    results = []
+    for place, store in _stores(data, region, config):
+        try:
+            report = collect_packs(store, grace_s=grace_hours * 3600)
+        except ImageStoreError as error:
+            raise CommandFailed(str(error), target=store.name) from error
+        results.append(
+            {
+                **place,
+                "markedPacks": report.marked_packs,
+                "markedBytes": report.marked_bytes,
+                "deletedPacks": report.deleted_packs,
+                "freedBytes": report.freed_bytes + report.swept_bytes,
+            }
+        )
+    return results
+
+
+@verb(app, "stats", ["gallery store stats --data ~/gallery -o table"], columns=STATS_COLUMNS)
+def stats(data: Data, region: RegionName = None, config: Config = None) -> Any:
+    """Count what the stores hold: `dataBytes` is without holes, `storedBytes` what lies there."""
+    from opengallery.imagestore import ImageStoreError
+
+    results = []
+    for place, store in _stores(data, region, config):
+        try:
+            held = store.stats()
+            images = [store.stat(image_id) for image_id in store.images()]
+        except ImageStoreError as error:
+            raise CommandFailed(str(error), target=store.name) from error
+        results.append(
+            {
+                **place,
+                "images": held.images,
+                "imageBytes": sum(image.size_bytes for image in images),
+                "dataBytes": sum(image.data_bytes for image in images),
+                "storedBytes": held.pack_bytes + held.manifest_bytes,
+                "packs": held.packs,
+                "quarantinedPacks": held.quarantined_packs,
+            }
+        )
+    return results
+
+
+def _stores(
+    data: Path, region: str | None, config: Path | None
+) -> Iterator[tuple[dict[str, str], "ImageStore"]]:
+    """Every tenant's part of every store that is there, with where it is. Makes nothing new."""
+    from opengallery.database import Database
+    from opengallery.imagestore import ImageStoreError
+    from opengallery.regions import REGIONS, find_region
+    from opengallery.replication.keys import MasterKeyError
+    from opengallery.replication.stores import Stores
+    from opengallery.settings import SettingsError, load_settings
+
+    try:
+        settings = load_settings(data, config)
+        if settings.database_url is None and not (settings.data / "gallery.sqlite").exists():
+            raise CommandFailed(f"There is no gallery in {data}: give the folder that `gallery serve` uses.")
+        wanted = [*dict.fromkeys([*settings.regions, *REGIONS])]
+        if region is not None:
+            found = find_region(region)
+            wanted = [name for name in wanted if name == (found.name if found else region)]
+            if not wanted:
+                raise CommandFailed(f"There is no region '{region}'.")
+        stores = Stores(settings, Database(settings.database))
+        for tenant in stores.keys.tenants():
+            for region_name in wanted:
+                for name in stores.names(region_name):
+                    path = stores.place(name).path
+                    if path is None or (Path(path) / "tenants" / tenant).is_dir():
+                        place = {"region": region_name, "store": name, "tenant": tenant}
+                        yield place, stores.open(name, tenant)
+    except (SettingsError, MasterKeyError, ImageStoreError) as error:
+        raise CommandFailed(str(error)) from error

@@ -10,7 +10,7 @@ import uuid
 
 FOOTER_BYTES = 512
 COOKIE = b"conectix"
-FIXED, DYNAMIC, DIFFERENCING = 2, 3, 4
+FIXED = 2
 EPOCH_2000_S = 946_684_800
 NO_OFFSET = 0xFFFFFFFFFFFFFFFF
 
@@ -18,24 +18,6 @@ NO_OFFSET = 0xFFFFFFFFFFFFFFFF
 # current size, cylinders, heads, sectors, disk type, checksum, unique id, saved state
 FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII16sB427x")
 CHECKSUM_AT = slice(64, 68)
-
-
-class Footer:
-    """A footer that was read: its disk type and the size of its disk."""
-
-    def __init__(self, disk_type: int, size_bytes: int) -> None:
-        self.disk_type = disk_type
-        self.size_bytes = size_bytes
-
-
-def read_footer(data: bytes) -> Footer | None:
-    """Read a footer; None when `data` is none, or its checksum is wrong."""
-    if len(data) != FOOTER_BYTES or not data.startswith(COOKIE):
-        return None
-    if data[CHECKSUM_AT] != checksum(data):
-        return None
-    fields = FOOTER.unpack(data)
-    return Footer(disk_type=fields[13], size_bytes=fields[9])
 
 
 def fixed_footer(size_bytes: int) -> bytes:
