@@ -35,6 +35,7 @@ from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
 from opengallery.providers.compute.console_logs import ConsoleLogEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
+from opengallery.providers.compute.replicas import count_served
 from opengallery.replica_server.supervisor import ReplicaServers
 from opengallery.replication import workflows
 from opengallery.replication.stores import Stores
@@ -81,7 +82,7 @@ def build_application(services: Services) -> Starlette:
     tokens = Tokens(services.database, keys, settings.endpoint)
     registry = load_registry()
     operations.bind(services, registry)
-    workflows.bind(workflows.Runtime(services.database, services.stores, settings))
+    workflows.bind(services.database, services.stores)
     arm = ArmEndpoint(services, registry, tokens.validate, f"{settings.endpoint}/{first.tenant_id}")
     return Starlette(
         routes=[
@@ -111,6 +112,8 @@ def start_work(services: Services) -> None:
 def stop_work(services: Services) -> None:
     """End machines and replica servers. What is unfinished goes on when the server starts again."""
     services.closing.set()
+    workflows.close()
+    count_served(services)
     services.hypervisor.close()
     services.replica_servers.close()
 
