@@ -121,7 +121,8 @@ class Shell:
         command = [str(word) for word in words]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
-            raise CommandRefused(f"{shlex.join(command)}: exit {done.returncode}\n{done.stderr}")
+            shown = shlex.join(command).replace(self.variables["AZURE_CLIENT_SECRET"], "...")
+            raise CommandRefused(f"{shown}: exit {done.returncode}\n{done.stderr}")
         return json.loads(done.stdout) if done.stdout.strip() else None
 
 
