@@ -7,13 +7,15 @@ needed. A writer checks, after writing its manifest, that none of its packs is d
 (`ImageStore.commit_manifest`). So a pack that is not doomed at that check is either gone, which the
 check sees, or doomed later, and then its manifest is in the list that is made after that.
 
-A lease keeps two collectors from doing the same work; being safe does not rest on it.
+One collector works at a time, under a lease: one that was paused until its lease ended must not go on
+with a list of manifests that is old by then.
 """
 
 import json
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from opengallery.imagestore.errors import ImageNotFound, ImageStoreError
 from opengallery.imagestore.packs import pack_path
@@ -48,16 +50,17 @@ def collect(store: ImageStore, grace_s: float = GRACE_S, *, wait: bool = False) 
     `CollectRunning`, and `CorruptBlock` without deleting anything when a manifest cannot be read.
     """
     report = CollectReport()
-    lease = _take_lease(store, LEASE_S + (grace_s if wait else 0))
+    lease = _Lease(store)
     try:
-        _delete_marked(store, grace_s, report)
+        _delete_marked(store, lease, grace_s, report)
         _mark(store, grace_s, report)
         if wait:
+            lease.hold_for(grace_s)
             time.sleep(grace_s)
-            _delete_marked(store, grace_s, report)
+            _delete_marked(store, lease, grace_s, report)
         report.swept_bytes = store.objects.sweep(max(grace_s, SWEEP_AFTER_S))
     finally:
-        _drop_lease(store, lease)
+        lease.drop()
     return report
 
 
@@ -88,7 +91,7 @@ def _mark(store: ImageStore, grace_s: float, report: CollectReport) -> None:
         report.marked_bytes += sum(old[pack_id] for pack_id in unneeded)
 
 
-def _delete_marked(store: ImageStore, grace_s: float, report: CollectReport) -> None:
+def _delete_marked(store: ImageStore, lease: "_Lease", grace_s: float, report: CollectReport) -> None:
     doomed = [found.path.removeprefix(DOOMED) for found in store.objects.list(DOOMED)]
     for found in store.objects.list(MARKS):
         content = store.objects.get(found.path)
@@ -104,6 +107,7 @@ def _delete_marked(store: ImageStore, grace_s: float, report: CollectReport) -> 
         for pack_id in json.loads(store.objects.get(DOOMED + name))["packs"]:
             if pack_id in needed or pack_id not in sizes:
                 continue
+            lease.hold_for(0)
             store.objects.delete(pack_path(pack_id))
             store.objects.delete(QUARANTINE + pack_id)
             report.deleted_packs += 1
@@ -112,27 +116,44 @@ def _delete_marked(store: ImageStore, grace_s: float, report: CollectReport) -> 
         store.objects.delete(MARKS + name)
 
 
-def _take_lease(store: ImageStore, length_s: float) -> bytes:
-    lease = json.dumps({"owner": secrets.token_hex(16), "until_s": time.time() + length_s}).encode()
-    for _ in range(2):
-        if store.objects.put(LEASE, lease):
-            return lease
-        try:
-            until_s = json.loads(store.objects.get(LEASE))["until_s"]
-        except FileNotFoundError:
-            continue
-        if until_s > time.time():
-            raise CollectRunning(
-                f"Store '{store.name}' is being collected, or a collector died. "
-                f"Try again in {until_s - time.time():.0f} s."
-            )
-        store.objects.delete(LEASE)
-    raise CollectRunning(f"Store '{store.name}' is being collected. Try again later.")
+class _Lease:
+    """The right to collect one store, for `LEASE_S` at a time."""
 
-
-def _drop_lease(store: ImageStore, lease: bytes) -> None:
-    try:
-        if store.objects.get(LEASE) == lease:
+    def __init__(self, store: ImageStore) -> None:
+        """Take the lease. Raises `CollectRunning`."""
+        self._store = store
+        self._owner = secrets.token_hex(16)
+        for _ in range(2):
+            self._until_s = time.time() + LEASE_S
+            if store.objects.put(LEASE, self._content()):
+                return
+            left_s = self._found()["until_s"] - time.time()
+            if left_s > 0:
+                raise CollectRunning(
+                    f"Store '{store.name}' is being collected, or a collector died. "
+                    f"Try again in {left_s:.0f} s."
+                )
             store.objects.delete(LEASE)
-    except FileNotFoundError:
-        pass
+        raise CollectRunning(f"Store '{store.name}' is being collected. Try again later.")
+
+    def hold_for(self, length_s: float) -> None:
+        """Make sure that the lease holds for that long and a good while. Raises `CollectRunning`."""
+        if self._until_s - time.time() < length_s + LEASE_S / 2:
+            if self._found()["owner"] != self._owner or self._until_s < time.time():
+                raise CollectRunning(f"Another collector took over store '{self._store.name}'.")
+            self._until_s = time.time() + length_s + LEASE_S
+            self._store.objects.put(LEASE, self._content(), replace=True)
+
+    def drop(self) -> None:
+        """Give the lease back, if it is still ours."""
+        if self._found()["owner"] == self._owner:
+            self._store.objects.delete(LEASE)
+
+    def _content(self) -> bytes:
+        return json.dumps({"owner": self._owner, "until_s": self._until_s}).encode()
+
+    def _found(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._store.objects.get(LEASE)))
+        except FileNotFoundError:
+            return {"owner": "", "until_s": 0.0}

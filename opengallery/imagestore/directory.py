@@ -67,13 +67,18 @@ class DirectoryObjects:
             sync_folder((self.root / path).parent)
 
     def list(self, folder: str) -> Iterator[ObjectStat]:
-        """Walk the folder; files that vanish meanwhile are left out."""
-        for parent, _, names in os.walk(self.root / folder):
+        """Walk the folder; files that vanish meanwhile are left out. Raises `StoreUnavailable`."""
+        for parent, _, names in os.walk(self.root / folder, onerror=self._list_failed):
             for name in names:
                 file = Path(parent, name)
                 with suppress(FileNotFoundError):
                     stat = file.stat()
                     yield ObjectStat(file.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime)
+
+    def _list_failed(self, error: OSError) -> None:
+        # A list that is silently short would let collect delete what is needed.
+        if not isinstance(error, FileNotFoundError):
+            raise StoreUnavailable(f"Cannot list {error.filename}: {error.strerror}.") from error
 
     def sweep(self, older_than_s: float) -> int:
         """Delete temporary files that nobody has written to for `older_than_s` seconds."""

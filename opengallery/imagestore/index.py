@@ -8,7 +8,9 @@ it (`IndexMismatch`), so the files carry a checksum of their header only and are
 
 import secrets
 import struct
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -27,6 +29,7 @@ ENTRY_BYTES = 8 + 24 + 4 + 4
 SPILL_ENTRIES = 256 << 10
 SMALL_ENTRIES = 1 << 20
 MAX_SMALL_RUNS = 8
+LEFTOVER_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Index:
         directory.mkdir(parents=True, exist_ok=True)
         for file in sorted(directory.glob("*.run")):
             self._load(file)
+        for leftover in directory.glob("*.new"):
+            with suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < time.time() - LEFTOVER_S:
+                    leftover.unlink()
 
     def reserve(self) -> int:
         """Return the number of a pack in the making."""
@@ -209,10 +216,11 @@ class Index:
             np.concatenate([run.entry for run in runs])[order],
             numbers,
         )
-        if to_file:
+        if to_file and len(order):
             merged = self._write(merged)
         gone = {id(run) for run in runs}
-        self._runs = (*(run for run in self._runs if id(run) not in gone), merged)
+        kept = [run for run in self._runs if id(run) not in gone]
+        self._runs = (*kept, merged) if len(order) else tuple(kept)
         for run in runs:
             if run.file is not None:
                 run.file.unlink(missing_ok=True)
@@ -222,13 +230,18 @@ class Index:
         checksum = blake3(struct.pack("<Q", len(run.head)) + ids).digest()
         file = self._directory / f"{secrets.token_hex(12)}.run"
         temporary = file.with_suffix(".new")
-        with temporary.open("wb") as out:
-            out.write(HEADER.pack(MAGIC, len(run.head), len(run.numbers), checksum))
-            out.write(ids)
-            out.write(bytes(-out.tell() % 64))
-            for array in (run.head, run.rest, run.pack, run.entry):
-                out.write(np.ascontiguousarray(array).data.cast("B"))
-        temporary.rename(file)
+        try:
+            with temporary.open("wb") as out:
+                out.write(HEADER.pack(MAGIC, len(run.head), len(run.numbers), checksum))
+                out.write(ids)
+                out.write(bytes(-out.tell() % 64))
+                for array in (run.head, run.rest, run.pack, run.entry):
+                    out.write(np.ascontiguousarray(array).data.cast("B"))
+            temporary.rename(file)
+        except OSError:
+            # A full disk is no reason to fail a put: the run stays in memory and can be derived again.
+            temporary.unlink(missing_ok=True)
+            return run
         return self._map(file) or run
 
     def _load(self, file: Path) -> None:

@@ -74,9 +74,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The table of a manifest; sections are read when they are needed."""
+    """The table of a manifest; sections are read when they are needed.
+
+    `checksum` tells this manifest from another of the same image: a repair replaces it.
+    """
 
     image_id: str
+    checksum: bytes
     size_bytes: int
     data_blocks: int
     packs: list[str]
@@ -208,7 +212,7 @@ def read_manifest(objects: Objects, store: str, key: DataKey, image_id: str) -> 
         sealed = tail[-TRAILER.size - length : -TRAILER.size]
         if blake3(sealed).digest() != checksum:
             raise ValueError("its table does not match its checksum")
-        manifest = _decode_table(image_id, stored_bytes, key.manifest.open(sealed, b"table"))
+        manifest = _decode_table(image_id, checksum, stored_bytes, key.manifest.open(sealed, b"table"))
         digests = {segment: section.digest for segment, section in manifest.sections.items()}
         if compute_image_id(key, manifest.size_bytes, digests) != image_id:
             raise ValueError("it is the manifest of another image")
@@ -221,7 +225,7 @@ def read_manifest(objects: Objects, store: str, key: DataKey, image_id: str) -> 
     return manifest
 
 
-def _decode_table(image_id: str, stored_bytes: int, compressed: bytes) -> Manifest:
+def _decode_table(image_id: str, checksum: bytes, stored_bytes: int, compressed: bytes) -> Manifest:
     plain = zstandard.ZstdDecompressor().decompress(compressed)
     size_bytes, data_blocks, pack_count, section_count = TABLE.unpack_from(plain)
     rows_offset = TABLE.size + DIGEST_BYTES * pack_count
@@ -240,7 +244,7 @@ def _decode_table(image_id: str, stored_bytes: int, compressed: bytes) -> Manife
             segments.tolist(), rows["offset"].tolist(), rows["length"].tolist(), rows["digest"], strict=True
         )
     }
-    return Manifest(image_id, size_bytes, data_blocks, packs, sections, stored_bytes)
+    return Manifest(image_id, checksum, size_bytes, data_blocks, packs, sections, stored_bytes)
 
 
 def read_runs(

@@ -68,6 +68,8 @@ def put_image(
             store.index.discard()
             changed.__cause__ = error
         except CorruptBlock as error:
+            if error.store != store.name or not error.pack:
+                raise
             store.quarantine(error.pack, error.reason)
             changed.__cause__ = error
         except StoreChanged as error:

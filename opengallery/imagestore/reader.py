@@ -19,8 +19,8 @@ from opengallery.imagestore.blocks import (
     SEGMENT_BYTES,
     Digests,
 )
-from opengallery.imagestore.errors import CorruptBlock
-from opengallery.imagestore.manifest import HOLE, Manifest, read_runs, segment_digest
+from opengallery.imagestore.errors import CorruptBlock, ImageNotFound
+from opengallery.imagestore.manifest import HOLE, Manifest, read_manifest, read_runs, segment_digest
 from opengallery.imagestore.packs import Footer, PackHome, open_frame, read_footer, read_frames
 
 READ_AHEAD_BYTES = 4 << 20
@@ -96,10 +96,7 @@ class ImageReader:
     def __init__(self, home: PackHome, manifest: Manifest) -> None:
         """Read the image of `manifest` from `home`."""
         self._home = home
-        self._cache = home.cache
-        self._manifest = manifest
-        self._footers = FooterChecksums(home, manifest)
-        self._scope = (home.key.check, home.name)
+        self._opened = _Opened(home, manifest)
         self.image_id = manifest.image_id
         self.size_bytes = manifest.size_bytes
 
@@ -121,13 +118,41 @@ class ImageReader:
         """
         if offset < 0 or length < 0:
             raise ValueError("offset and length are not negative")
-        end = min(offset + length, self.size_bytes)
+        opened = self._opened
+        try:
+            return opened.read(offset, length)
+        except (CorruptBlock, ImageNotFound):
+            # A repair may have written another manifest since this one was opened.
+            home = self._home
+            manifest = read_manifest(home.objects, home.name, home.key, self.image_id)
+            if manifest.checksum == opened.manifest.checksum:
+                raise
+            self._opened = _Opened(home, manifest)
+            return self._opened.read(offset, length)
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) of what is no hole, in order."""
+        return self._opened.extents()
+
+
+class _Opened:
+    """One manifest of the image and what was checked against it."""
+
+    def __init__(self, home: PackHome, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._home = home
+        self._cache = home.cache
+        self._footers = FooterChecksums(home, manifest)
+        self._scope = (home.key.check, home.name)
+
+    def read(self, offset: int, length: int) -> bytes:
+        end = min(offset + length, self.manifest.size_bytes)
         pieces: list[bytes | memoryview] = []
         while offset < end:
             segment = offset // SEGMENT_BYTES
             stop = min(end, (segment + 1) * SEGMENT_BYTES)
             base = segment * SEGMENT_BYTES
-            if segment in self._manifest.sections:
+            if segment in self.manifest.sections:
                 self._read_segment(segment, offset - base, stop - base, pieces)
             else:
                 pieces.append(bytes(stop - offset))
@@ -135,8 +160,7 @@ class ImageReader:
         return pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces)
 
     def extents(self) -> Iterator[tuple[int, int]]:
-        """Yield (offset, length) of what is no hole, in order."""
-        for segment in self._manifest.sections:
+        for segment in self.manifest.sections:
             extents = self._extents(segment)
             base = segment * SEGMENT_BYTES
             start = None
@@ -147,7 +171,7 @@ class ImageReader:
                     yield start, base + extents.starts[i] * BLOCK_BYTES - start
                     start = None
             if start is not None:
-                end = min(base + extents.starts[-1] * BLOCK_BYTES, self.size_bytes)
+                end = min(base + extents.starts[-1] * BLOCK_BYTES, self.manifest.size_bytes)
                 yield start, end - start
 
     def _read_segment(self, segment: int, start: int, stop: int, pieces: list[bytes | memoryview]) -> None:
@@ -177,7 +201,7 @@ class ImageReader:
         found: dict[tuple[int, int], bytes] = {}
         missing: list[tuple[int, int]] = []
         for place in wanted:
-            content = self._cache.get((*self._scope, self._manifest.packs[place[0]], place[1]))
+            content = self._cache.get((*self._scope, self.manifest.packs[place[0]], place[1]))
             if content is None:
                 missing.append(place)
             else:
@@ -197,11 +221,11 @@ class ImageReader:
         return found
 
     def _extents(self, segment: int) -> Extents:
-        key = (*self._scope, self.image_id, "segment", segment)
+        key = (*self._scope, self.manifest.checksum, "segment", segment)
         found = self._cache.get(key)
         if isinstance(found, Extents):
             return found
-        layout = read_layout(self._home, self._manifest, segment, self._footers)
+        layout = read_layout(self._home, self.manifest, segment, self._footers)
         frame = np.zeros(len(layout.pack), np.int64)
         slot = np.zeros(len(layout.pack), np.int64)
         for number in np.unique(layout.pack).tolist():

@@ -30,6 +30,7 @@ from opengallery.imagestore.manifest import (
     ManifestWriter,
     manifest_path,
     read_manifest,
+    read_runs,
 )
 from opengallery.imagestore.objects import Objects, ObstoreObjects
 from opengallery.imagestore.packs import pack_path, read_footer
@@ -169,7 +170,7 @@ class ImageStore:
     def refresh_index(self) -> None:
         """Follow what other writers and `collect` have done since; every write begins with this."""
         began = self.index.begin_refresh()
-        excluded = self.quarantined_packs() | self.packs_of(MARKS)
+        excluded = self.quarantined_packs() | self.packs_of(MARKS) | self.packs_of(DOOMED)
         listed = [found.path.rsplit("/", 1)[1] for found in self.objects.list("packs/")]
         self.index.refresh(began, listed, excluded, self._load_digests)
 
@@ -221,7 +222,10 @@ class ImageStore:
 
     def _is_whole(self, image_id: str) -> bool:
         try:
-            return not self.unreliable_packs(self.manifest(image_id).packs)
+            manifest = self.manifest(image_id)
+            for segment in manifest.sections:
+                read_runs(self.objects, self.name, self.key, manifest, segment)
+            return not self.unreliable_packs(manifest.packs)
         except (CorruptBlock, ImageNotFound):
             return False
 

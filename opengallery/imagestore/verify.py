@@ -13,7 +13,7 @@ from opengallery.imagestore.blocks import BLOCK_BYTES
 from opengallery.imagestore.cache import FrameCache
 from opengallery.imagestore.errors import CorruptBlock, ImageStoreError
 from opengallery.imagestore.keys import DataKey
-from opengallery.imagestore.manifest import HOLE
+from opengallery.imagestore.manifest import HOLE, Manifest
 from opengallery.imagestore.objects import Objects
 from opengallery.imagestore.packs import open_frame, read_frames
 from opengallery.imagestore.reader import FooterChecksums, neighbours, read_layout
@@ -72,7 +72,11 @@ def verify_segment(
 ) -> VerifyReport:
     """Verify one segment of 256 MiB; `report` goes on with an earlier one."""
     report = report if report is not None else VerifyReport()
-    manifest = store.manifest(image_id)
+    try:
+        manifest = store.manifest(image_id)
+    except CorruptBlock as error:
+        report.bad.append(error)
+        return report
     # What the store's cache holds was good once; the question is what the store gives now.
     home = _Uncached(store.name, store.key, store.objects, FrameCache(FOOTER_CACHE_BYTES))
     footers = FooterChecksums(home, manifest)
@@ -80,23 +84,13 @@ def verify_segment(
         layout = read_layout(home, manifest, segment, footers)
     except CorruptBlock as error:
         _note(store, report, error)
+        _check_packs(store, manifest, footers, report)
         return report
-    frames: list[tuple[int, int]] = []
     for pack in np.unique(layout.pack[layout.pack != HOLE]).tolist():
         entries = layout.entry[layout.pack == pack]
-        frames += [(pack, frame) for frame in np.unique(footers.footer(pack).frames_of(entries)).tolist()]
-    for pack, group in neighbours(frames, footers):
-        footer = footers.footer(pack)
-        try:
-            sealed_frames = read_frames(store, footer, group[0], group[-1])
-        except CorruptBlock as error:
-            _note(store, report, error)
-            continue
-        for frame in group:
-            try:
-                open_frame(store, footer, frame, sealed_frames[frame - group[0]])
-            except CorruptBlock as error:
-                _note(store, report, error)
+        _check_frames(
+            store, footers, pack, np.unique(footers.footer(pack).frames_of(entries)).tolist(), report
+        )
         if progress is not None:
             progress(report)
     report.checked_bytes += int(np.count_nonzero(layout.pack != HOLE)) * BLOCK_BYTES
@@ -115,6 +109,38 @@ def repair(store: ImageStore, image_id: str, siblings: Iterable[ImageStore]) -> 
         except ImageStoreError as error:
             failure = error
     raise failure or ValueError("repair needs a sibling")
+
+
+def _check_frames(
+    store: ImageStore, footers: FooterChecksums, pack: int, frames: list[int], report: VerifyReport
+) -> None:
+    footer = footers.footer(pack)
+    for _, group in neighbours([(pack, frame) for frame in frames], footers):
+        try:
+            sealed_frames = read_frames(store, footer, group[0], group[-1])
+        except CorruptBlock as error:
+            _note(store, report, error)
+            continue
+        for frame in group:
+            try:
+                open_frame(store, footer, frame, sealed_frames[frame - group[0]])
+            except CorruptBlock as error:
+                _note(store, report, error)
+
+
+def _check_packs(
+    store: ImageStore, manifest: Manifest, footers: FooterChecksums, report: VerifyReport
+) -> None:
+    """Check every pack as a whole, where a segment cannot tell its frames: one repair brings them all."""
+    noted = {error.pack for error in report.bad}
+    for number, pack_id in enumerate(manifest.packs):
+        if pack_id not in noted:
+            try:
+                frame_count = len(footers.footer(number).offsets) - 1
+            except CorruptBlock as error:
+                _note(store, report, error)
+            else:
+                _check_frames(store, footers, number, list(range(frame_count)), report)
 
 
 def _note(store: ImageStore, report: VerifyReport, error: CorruptBlock) -> None:
