@@ -35,7 +35,8 @@ def drop_replicas(connection: Connection, owner: str, stores: Iterable[str] | No
     if stores is not None:
         these &= replica.store.in_(list(stores))
     dropped = select(replica.store, replica.tenant_id, replica.image_id).where(these).order_by(replica.store)
-    for row in connection.execute(dropped).all():
+    # Without an image id the bytes were still coming in, and nothing but packs is there.
+    for row in connection.execute(dropped.where(replica.image_id != "")).all():
         lock_image(connection, *row)
         leave(connection, *row)
     connection.execute(delete(replicas_table).where(these))

@@ -162,7 +162,7 @@ def choose_reader(
 
 def _count(connection: Connection, stores: list[str], *conditions: ColumnElement[bool]) -> Counter[str]:
     query = select(readers.c.store, func.count()).where(readers.c.store.in_(stores), *conditions)
-    return Counter(dict(connection.execute(query.group_by(readers.c.store)).tuples().all()))
+    return Counter(dict(connection.execute(query.group_by(readers.c.store)).all()))
 
 
 def read_plan(
@@ -189,7 +189,7 @@ def release_reader(connection: Connection, machine: str) -> None:
 def readers_per_store(connection: Connection, owner: str) -> dict[str, int]:
     """By store, how many of today's machines were told to read `owner` there first."""
     query = select(readers.c.store, func.count()).where(readers.c.owner == owner).group_by(readers.c.store)
-    return dict(connection.execute(query).tuples().all())
+    return dict(connection.execute(query).all())
 
 
 def reading_regions(connection: Connection) -> list[str]:

@@ -57,7 +57,7 @@ def _object_store(place: StoreSettings) -> Any:
     client = {option: value for option, value in place.options.items() if option in CLIENT_OPTIONS}
     config = {option: value for option, value in place.options.items() if option not in CLIENT_OPTIONS}
     try:
-        return from_url(place.url, config=config, client_options=client)  # type: ignore[arg-type]
+        return from_url(place.url, config=config, client_options=client)  # type: ignore[call-overload]
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"Store '{place.name}' can't be opened: {reason}") from error

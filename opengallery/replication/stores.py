@@ -37,6 +37,7 @@ class Stores:
     def __init__(self, settings: Settings, database: Database, keys: TenantKeys | None = None) -> None:
         """Raises `SettingsError` when two stores share a name, or one lies nowhere."""
         self.data = settings.data
+        self.max_size_bytes = settings.images.max_size_bytes
         self.keys = keys or TenantKeys(settings, database)
         self._named = {region: configured.stores for region, configured in settings.regions.items()}
         self._region_of: dict[str, str] = {}
