@@ -89,7 +89,7 @@ def build_application(services: Services) -> Starlette:
             *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker()),
             *PageBlobEndpoint(services).routes(),
             *ConsoleLogEndpoint(services).routes(),
-            Route("/{path:path}", arm, methods=["GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"]),
+            Route("/{path:path}", arm.answer, methods=["GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"]),
         ]
     )
 
@@ -120,6 +120,7 @@ def stop_work(services: Services) -> None:
 
 async def _run(settings: Settings, stack: ExitStack) -> int:
     from granian.constants import Interfaces, SSLProtocols
+    from granian.log import LogLevels
     from granian.server.embed import Server
 
     services = build_services(settings)
@@ -135,7 +136,8 @@ async def _run(settings: Settings, stack: ExitStack) -> int:
         ssl_cert=certificate.certificate,
         ssl_key=certificate.key,
         ssl_protocol_min=SSLProtocols.tls12,
-        log_enabled=False,
+        log_level=LogLevels.error,
+        log_dictconfig={"handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ GROUP, GALLERY_NAME, DEFINITION, VERSION = "myGalleryRG", "myGallery", "myImageD
 REGION, MACHINES, REPLICAS = "westcentralus", 10, 5
 BOOT_DEADLINE_S = 150
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 118)
 
 
 class DemoFailed(Exception):
@@ -38,10 +38,12 @@ class DemoFailed(Exception):
 def run(*words: str, show: bool = True) -> str:
     """Run one `gallery` command, show it as a person would type it, and return its standard output."""
     if show:
-        console.print(f"\n[bold cyan]$ gallery {shlex.join(words)}[/]")
+        console.print(f"\n[bold cyan]$ gallery {shlex.join(words)}[/]", soft_wrap=True)
     done = subprocess.run([GALLERY, *words], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise DemoFailed(f"gallery {shlex.join(words)} ended with exit status {done.returncode}.")
+    if show and done.stdout:
+        console.print(done.stdout.rstrip(), markup=False, soft_wrap=True)
     return done.stdout
 
 
@@ -65,6 +67,7 @@ def start_server(data: Path) -> "subprocess.Popen[str]":
     console.print(line.strip())
     console.print(f'[bold cyan]$ eval "$(gallery env --data {data})"[/]')
     shown = subprocess.run([GALLERY, "env", "--data", str(data)], capture_output=True, text=True, check=True).stdout
+    os.environ["HOME"] = str(data)  # the keys that vm create makes stay out of yours
     os.environ.update(dict(re.findall(r"export (\w+)='([^']*)'", shown)))
     return server
 
@@ -146,7 +149,7 @@ def announcement(payload: str) -> list[str]:
 
 def list_replicas(version: str) -> list[dict[str, object]]:
     """Show the version's replicas, and return them."""
-    console.print(f"\n[bold cyan]$ gallery replica list --version {version}[/]")
+    console.print(f"\n[bold cyan]$ gallery replica list --version {version}[/]", soft_wrap=True)
     replicas: list[dict[str, object]] = ask("replica", "list", "--version", version)  # type: ignore[assignment]
     table("Replicas", [{"Region": r["region"], "Store": r["store"], "State": r["state"], "Bytes": r["bytes"],
                         "StoredBytes": r["storedBytes"], "VMs": r["vms"], "BytesServed": r["bytesServed"]}
@@ -184,7 +187,7 @@ def scale_set(version: str, payload: str) -> list[str]:
 def main() -> int:
     """Run the demo. Returns the exit status."""
     started_s = time.monotonic()
-    payload = Path(f"{IMAGE}.payload").read_text().split()[0]
+    payload = Path(f"{IMAGE}.payload").read_text()[:16]  # the guest prints as much of the SHA-256
     data = Path(tempfile.mkdtemp(prefix="opengallery-demo-"))
     server = None
     try:

@@ -45,7 +45,7 @@ class ArmEndpoint:
         self._validate = validate
         self._authorization_uri = authorization_uri
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Answer one request; every failure becomes ARM's error body."""
         request_id = str(uuid.uuid4())
         headers = {

@@ -17,7 +17,8 @@ def put(work: Work, resource_id: ResourceId, api_version: str | None, body: dict
 
     Raises `ArmError` when the resource is refused. `api_version` None: not checked.
     """
-    return work.step(f"put {resource_id}", _put, work, str(resource_id), api_version, body)
+    operation_id = work.step(f"put {resource_id}", _put, work, str(resource_id), api_version, body)
+    return _launched(operation_id)
 
 
 def _put(work: Work, resource_id: str, api_version: str | None, body: dict[str, Any]) -> str | None:
@@ -31,15 +32,12 @@ def _put(work: Work, resource_id: str, api_version: str | None, body: dict[str, 
             answer = handling.Answer(200, operation=under_way)
         else:
             answer = handling.put(work.call(connection), declared, target, body, parent=work.operation.id)
-    if answer.operation is None:
-        return None
-    operations.launch(answer.operation.id)
-    return answer.operation.id
+    return answer.operation.id if answer.operation else None
 
 
 def delete(work: Work, resource_id: str) -> str | None:
     """DELETE a resource. Returns the id of its operation for `wait`, None when it is gone already."""
-    return work.step(f"delete {resource_id}", _delete, work, resource_id)
+    return _launched(work.step(f"delete {resource_id}", _delete, work, resource_id))
 
 
 def _delete(work: Work, resource_id: str) -> str | None:
@@ -48,10 +46,14 @@ def _delete(work: Work, resource_id: str) -> str | None:
     with work.services.database.write() as connection:
         answer = handling.delete(work.call(connection), declared, target)
         under_way = answer.operation or operations.running(connection, target.key)
-    if under_way is None:
-        return None
-    operations.launch(under_way.id)
-    return under_way.id
+    return under_way.id if under_way else None
+
+
+def _launched(operation_id: str | None) -> str | None:
+    """A step can't start a workflow; the workflow that calls the step can."""
+    if operation_id is not None:
+        operations.launch(operation_id)
+    return operation_id
 
 
 def wait(work: Work, operation_id: str | None) -> None:

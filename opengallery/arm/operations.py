@@ -215,7 +215,7 @@ def wait(services: Services, operation_id: str) -> Operation:
         pause.wait(0.2)
 
 
-@DBOS.workflow()
+@DBOS.workflow(name="arm.carry_out", max_recovery_attempts=None)
 def carry_out(operation_id: str) -> None:
     """Do one operation's work, then write how it ended into its row and its resource's."""
     runtime = _runtime
