@@ -12,10 +12,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from opengallery.cli.failure import CommandFailed
 
@@ -26,7 +25,8 @@ MARGIN_S = 120
 Ask = Callable[[str, str, dict[str, str] | None], Any]
 
 
-class Credentials(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Credentials:
     """What `gallery env` puts into the environment."""
 
     endpoint: str

@@ -176,6 +176,7 @@ class StandIn:
 
     def _put(self, request: Request, path: str) -> Answer:
         resource = self.add(request.path, request.json)
+        self.blobs.pop(path, None)
         properties = resource.setdefault("properties", {})
         properties["provisioningState"] = "Creating"
         self.on_put(path, resource)
