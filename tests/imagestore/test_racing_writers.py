@@ -60,6 +60,7 @@ def test_processes_race_into_one_store_and_one_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_collecting", [False, True])
 def test_threads_race_into_one_image_store(store: ImageStore, is_collecting: bool) -> None:
     failures: list[Exception] = []
+    acknowledged: set[str] = set()
     ended = threading.Event()
 
     def guarded(work: Callable[[], object]) -> None:
@@ -70,7 +71,7 @@ def test_threads_race_into_one_image_store(store: ImageStore, is_collecting: boo
 
     def put(writer: int) -> None:
         for source in sources(writer):
-            store.put(source)
+            acknowledged.add(store.put(source).image_id)
 
     def keep_collecting() -> None:
         while not ended.is_set():
@@ -92,6 +93,7 @@ def test_threads_race_into_one_image_store(store: ImageStore, is_collecting: boo
     if is_collecting:
         collector.join()
     assert failures == []
-    for image_id in list(store.images()):
+    assert set(store.images()) == acknowledged
+    for image_id in acknowledged:
         assert verify(store, image_id).is_good
     check(store)
