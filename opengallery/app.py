@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -33,11 +34,11 @@ from opengallery.identity.http import identity_routes
 from opengallery.identity.keys import SigningKeys
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
+from opengallery.providers.compute import replicas
 from opengallery.providers.compute.console_logs import ConsoleLogEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
-from opengallery.providers.compute.replicas import count_served
 from opengallery.replica_server.supervisor import ReplicaServers
-from opengallery.replication import workflows
+from opengallery.replication import placement, workflows
 from opengallery.replication.stores import Stores
 from opengallery.settings import Settings, SettingsError, load_settings
 
@@ -106,14 +107,21 @@ def start_work(services: Services) -> None:
     DBOS(config=config)
     DBOS.launch()
     services.hypervisor.adopt()
+    services.replica_servers.start(_reading_regions(services))
     operations.resume(services)
+    threading.Thread(target=replicas.watch, args=(services,), name="reads", daemon=True).start()
+
+
+def _reading_regions(services: Services) -> list[str]:
+    with services.database.read() as connection:
+        return placement.reading_regions(connection)
 
 
 def stop_work(services: Services) -> None:
     """End machines and replica servers. What is unfinished goes on when the server starts again."""
     services.closing.set()
     workflows.close()
-    count_served(services)
+    services.replica_servers.record(services.database)
     services.hypervisor.close()
     services.replica_servers.close()
 

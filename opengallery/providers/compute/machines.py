@@ -1,16 +1,17 @@
 """Machines: from a virtual machine's resource to the machine that the hypervisor runs."""
 
-import time
+from datetime import timedelta
 
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
+from opengallery.database import now
 from opengallery.hypervisors.machine import HypervisorError, MachineSpec, NoLiveReplica, ReplicaUrl
 from opengallery.providers.compute.os_profiles import seed
 from opengallery.replication import placement
 from opengallery.replication.workflows import sweep
 
-_COOKIE_LIFE_S = 365 * 24 * 3600
+_COOKIE_LIFE = timedelta(days=365)
 
 
 def machine_id(machine: Resource) -> str:
@@ -57,11 +58,11 @@ def start(services: Services, machine: Resource) -> None:
             connection, machine.key, machine.private["image"]["owner"], machine.location or ""
         )
     servers, region, name = services.replica_servers, machine.location or "", machine_id(machine)
-    until_s = int(time.time()) + _COOKIE_LIFE_S
+    until = now() + _COOKIE_LIFE
     replicas = [
         ReplicaUrl(
             servers.url(region, store, plan.tenant_id, plan.image_id),
-            servers.cookie(region, store, plan.tenant_id, plan.image_id, name, until_s),
+            servers.cookie(region, store, plan.tenant_id, plan.image_id, name, until),
         )
         for store in plan.stores
     ]

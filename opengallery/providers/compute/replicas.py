@@ -2,23 +2,38 @@
 
 from typing import Any
 
+import structlog
+from dbos import DBOS
+
 from opengallery.arm.call import Call
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
-from opengallery.replication import placement, progress
+from opengallery.replication import placement, progress, workflows
+
+RECORD_INTERVAL_S = 5
+
+log = structlog.get_logger()
 
 
-def count_served(services: Services) -> None:
-    """Add what the replica servers sent since they were last asked to the replicas' counts."""
-    served = services.replica_servers.served()
-    if served.bytes_sent:
-        with services.database.write() as connection:
-            progress.add_served(connection, served.bytes_sent)
+def record_reads(services: Services) -> None:
+    """Add what the replica servers sent to the replicas' counts; repair those in which a read met a bad block."""
+    for store, tenant_id, image_id in services.replica_servers.record(services.database):
+        log.warning("replica is repaired", store=store, image=image_id)
+        DBOS.start_workflow(workflows.repair, store, tenant_id, image_id)
+
+
+def watch(services: Services) -> None:
+    """Record reads every few seconds, until the server closes."""
+    while not services.closing.wait(RECORD_INTERVAL_S):
+        try:
+            record_reads(services)
+        except Exception:
+            log.exception("reads could not be recorded")
 
 
 def list_replicas(call: Call, version: Resource, _body: dict[str, Any]) -> dict[str, Any]:
     """One entry a replica: where it is, its state and bytes, how many machines read it first, bytes served."""
-    count_served(call.services)
+    record_reads(call.services)
     with call.services.database.read() as connection:
         machines = placement.readers_per_store(connection, version.key)
         return {
