@@ -14,6 +14,8 @@ from opengallery.imagestore.formats import open_image
 MIB = 1024**2
 PAGE_BYTES = 512
 BLOCK_BYTES = 4096
+# Azure takes no smaller uploads.
+DISK_MIN_BYTES = 20 * MIB
 # What one Put Page request may carry.
 PUT_MAX_BYTES = 4 * MIB
 # A run of zeros shorter than this is sent: a request of its own for what follows costs more.
@@ -29,7 +31,7 @@ class Piece:
 
 
 class DiskFile:
-    """A file that holds a disk. `size_bytes` is the disk's, a whole number of MiB as Azure wants it."""
+    """A file that holds a disk. `size_bytes` is the disk's: whole MiB, and 20 at least, as Azure wants it."""
 
     def __init__(self, path: Path) -> None:
         """Open `path`. Raises `CommandFailed` when it can't be read or used; the message says why."""
@@ -41,7 +43,7 @@ class DiskFile:
         except OSError as error:
             raise CommandFailed(f"Can't read {path}: {error.strerror}.") from error
         self.path = path
-        self.size_bytes = -(-self._source.size_bytes // MIB) * MIB
+        self.size_bytes = max(-(-self._source.size_bytes // MIB) * MIB, DISK_MIN_BYTES)
         # Changes when the file does.
         self.fingerprint = f"{status.st_size}-{status.st_mtime_ns}"
 

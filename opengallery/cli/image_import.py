@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opengallery.arm.resource_id import ResourceId
-from opengallery.cli.disk_file import DiskFile
+from opengallery.cli.disk_file import DiskFile, Piece
 from opengallery.cli.failure import CommandFailed
 from opengallery.cli.page_blob import PageBlob, holds
 from opengallery.cli.progress import Board, Row, format_bytes, format_left, note
@@ -135,8 +135,8 @@ def _upload(arm: "ArmClient", disk: ResourceId, file: DiskFile, *, resumes: bool
     try:
         arm.act(disk, "endGetAccess")
     except CommandFailed as failure:
-        # Without a status it was the operation that failed: the server read the disk.
-        if failure.status is None and failure.code:
+        # 400 is said of what was uploaded; without a status, the operation that reads it failed.
+        if failure.status in (None, 400) and failure.code:
             raise _Unusable(
                 failure.message, code=failure.code, target=failure.target, details=failure.details
             ) from failure
@@ -144,7 +144,7 @@ def _upload(arm: "ArmClient", disk: ResourceId, file: DiskFile, *, resumes: bool
 
 
 def _send(blob: PageBlob, file: DiskFile, there: list[tuple[int, int]], meter: "_Meter") -> None:
-    """Write every piece that is not zero and not there yet, a few at a time."""
+    """Write every piece that is not zero and not there already, a few at a time."""
     with ThreadPoolExecutor(WRITERS) as pool:
         writing: set[Future[None]] = set()
         try:
@@ -152,13 +152,12 @@ def _send(blob: PageBlob, file: DiskFile, there: list[tuple[int, int]], meter: "
                 for read_bytes, pieces in file.pieces(extent):
                     meter.read(read_bytes)
                     for piece in pieces:
-                        if holds(there, piece.offset, len(piece.data)):
-                            continue
                         while len(writing) >= WRITERS * 2:
                             done, writing = wait(writing, return_when=FIRST_COMPLETED)
                             for write in done:
                                 write.result()
-                        writing.add(pool.submit(_write, blob, piece.offset, piece.data, meter))
+                        is_there = holds(there, piece.offset, len(piece.data))
+                        writing.add(pool.submit(_write, blob, piece, is_there, meter))
             for write in writing:
                 write.result()
         except BaseException:
@@ -167,9 +166,12 @@ def _send(blob: PageBlob, file: DiskFile, there: list[tuple[int, int]], meter: "
     meter.show()
 
 
-def _write(blob: PageBlob, offset: int, data: bytes, meter: "_Meter") -> None:
-    blob.put(offset, data)
-    meter.sent(len(data))
+def _write(blob: PageBlob, piece: Piece, is_there: bool, meter: "_Meter") -> None:
+    # A file system may count more as written than was, so what is said to be there is compared.
+    if is_there and blob.has(piece.offset, piece.data):
+        return
+    blob.put(piece.offset, piece.data)
+    meter.sent(len(piece.data))
 
 
 class _Meter:

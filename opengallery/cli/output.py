@@ -14,7 +14,7 @@ from typing import Any
 # A column's heading to the place of its value: `sku.name`, `publishingProfile.targetRegions[].name`.
 Columns = Mapping[str, str]
 
-RESOURCE_GROUP = re.compile(r"^/subscriptions/[^/]+/resourceGroups/([^/]+)", re.IGNORECASE)
+RESOURCE_GROUP = re.compile(r"^/subscriptions/[^/]+/resourceGroups/([^/]+)/", re.IGNORECASE)
 
 
 class Output(StrEnum):

@@ -32,6 +32,16 @@ class PageBlob:
         }
         self._arm.send_signed("PUT", f"{self._url}&comp=page", content=data, headers=headers)
 
+    def has(self, offset: int, data: bytes) -> bool:
+        """Whether the server gives just these bytes back; False also where it gives none."""
+        headers = {**VERSION, "Range": f"bytes={offset}-{offset + len(data) - 1}"}
+        try:
+            return self._arm.send_signed("GET", self._url, headers=headers).content == data
+        except CommandFailed as failure:
+            if failure.status in (400, 403, 416):
+                return False
+            raise
+
     def ranges(self) -> list[tuple[int, int]]:
         """Start and end (exclusive) of what was written already, ascending; [] if the server can't say."""
         found: list[tuple[int, int]] = []

@@ -216,6 +216,8 @@ class StandIn:
             )
             return Answer(200, f"<PageList>{ranges}</PageList>".encode())
         first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["Range"]).groups())  # type: ignore[union-attr]
+        if request.method == "GET":
+            return Answer(206, pages.get(first, b""))
         assert request.headers["x-ms-page-write"] == "update"
         assert first % 512 == 0 and (last + 1) % 512 == 0 and len(request.body) == last - first + 1
         assert len(request.body) <= 4 << 20

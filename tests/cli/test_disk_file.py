@@ -41,18 +41,25 @@ def test_a_sparse_file_comes_out_the_same_and_holes_are_not_read(tmp_path: Path)
 
 def test_a_size_that_is_no_whole_number_of_mib_is_filled_with_zeros(tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
-    path.write_bytes(os.urandom(MIB + 1536))
+    path.write_bytes(os.urandom(20 * MIB + 1536))
     with DiskFile(path) as disk:
-        assert disk.size_bytes == 2 * MIB
-        assert rebuild(disk) == path.read_bytes().ljust(2 * MIB, b"\0")
+        assert disk.size_bytes == 21 * MIB
+        assert rebuild(disk) == path.read_bytes().ljust(21 * MIB, b"\0")
 
 
 def test_a_fixed_vhd_is_its_disk_without_the_footer(tmp_path: Path) -> None:
-    path, content = tmp_path / "disk.vhd", os.urandom(2 * MIB)
-    path.write_bytes(content + fixed_footer(2 * MIB))
+    path, content = tmp_path / "disk.vhd", os.urandom(22 * MIB)
+    path.write_bytes(content + fixed_footer(22 * MIB))
     with DiskFile(path) as disk:
-        assert disk.size_bytes == 2 * MIB
+        assert disk.size_bytes == 22 * MIB
         assert rebuild(disk) == content
+
+
+def test_a_small_disk_grows_to_what_azure_takes(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(os.urandom(512))
+    with DiskFile(path) as disk:
+        assert rebuild(disk) == path.read_bytes().ljust(20 * MIB, b"\0")
 
 
 @pytest.mark.parametrize("head", [b"QFI\xfb", b"vhdxfile", b"KDMV"])

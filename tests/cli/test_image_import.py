@@ -86,6 +86,16 @@ def test_a_broken_import_goes_on_where_it_stopped(arm: StandIn, gallery: Gallery
     assert len(arm.calls("PUT", "^/sub.*/disks/img")) == 1
 
 
+def test_what_only_seems_to_be_there_is_sent_again(arm: StandIn, gallery: Gallery, raw: Path) -> None:
+    arm.fault = break_after(2)
+    run(gallery, raw)
+    pages = arm.blobs[DISK.lower()]
+    pages[min(pages)] = bytes(len(pages[min(pages)]))
+    arm.fault = lambda request: None
+    assert run(gallery, raw).code == 0
+    assert arm.disk_bytes(DISK)[: 40 * MIB + 1024] == raw.read_bytes()
+
+
 def test_pages_of_another_file_are_not_mixed_in(arm: StandIn, gallery: Gallery, raw: Path) -> None:
     arm.fault = break_after(2)
     run(gallery, raw)
