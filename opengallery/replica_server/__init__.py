@@ -1,0 +1,1 @@
+"""HTTP Range reads of images, a URL a store; a process of its own, one a region."""

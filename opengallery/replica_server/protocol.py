@@ -1,0 +1,34 @@
+"""What the supervisor and its replica servers say to each other.
+
+On standard input: `Start`, answered by `serving`; then any number of `StorePlaces`, each answered by
+`learned`. Over HTTP: `Counters`.
+"""
+
+import msgspec
+
+from opengallery.replication.places import StorePlaces
+
+BACKLOG = 4096
+"""Connections that may wait while a server is started again."""
+
+
+class Start(msgspec.Struct):
+    """The first line: who the parent is, the listening socket it hands down, and the secrets."""
+
+    parent_pid: int
+    listener: int
+    cookie_key: bytes
+    counters_secret: str
+    cache_bytes: int
+    index: str
+    places: StorePlaces
+
+
+class Counters(msgspec.Struct):
+    """What a replica server did since it started: bytes sent, and reads that found a bad block.
+
+    `served` has (store, image id, bytes), `corrupt` has (store, tenant id, image id, reads).
+    """
+
+    served: list[tuple[str, str, int]]
+    corrupt: list[tuple[str, str, str, int]]
