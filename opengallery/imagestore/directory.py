@@ -37,24 +37,27 @@ class DirectoryObjects:
 
     def get(self, path: str) -> bytes:
         """Return the whole file."""
-        return (self.root / path).read_bytes()
+        with _translated(self.root, "read"):
+            return (self.root / path).read_bytes()
 
     def range(self, path: str, offset: int, length: int) -> bytes:
         """Read by `pread`, which leaves no position behind."""
-        file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return pread_fully(file, offset, length)
-        finally:
-            os.close(file)
+        with _translated(self.root, "read"):
+            file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return pread_fully(file, offset, length)
+            finally:
+                os.close(file)
 
     def tail(self, path: str, length: int) -> tuple[bytes, int]:
         """Read the last `length` bytes."""
-        file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(file).st_size
-            return pread_fully(file, max(0, size - length), min(size, length)), size
-        finally:
-            os.close(file)
+        with _translated(self.root, "read"):
+            file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(file).st_size
+                return pread_fully(file, max(0, size - length), min(size, length)), size
+            finally:
+                os.close(file)
 
     def exists(self, path: str) -> bool:
         """Whether the file is there."""
@@ -62,9 +65,10 @@ class DirectoryObjects:
 
     def delete(self, path: str) -> None:
         """Unlink and make that durable."""
-        with suppress(FileNotFoundError):
-            (self.root / path).unlink()
-            sync_folder((self.root / path).parent)
+        with _translated(self.root, "write"):
+            (self.root / path).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                sync_folder((self.root / path).parent)
 
     def list(self, folder: str) -> Iterator[ObjectStat]:
         """Walk the folder; files that vanish meanwhile are left out. Raises `StoreUnavailable`."""
@@ -96,19 +100,19 @@ class _FileWriter:
         self._root = root
         self._path: Path | None = root / TEMPORARY / secrets.token_hex(16)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with _translated(root):
+        with _translated(root, "write"):
             self._file = os.open(self._path, flags, 0o600)
 
     def write(self, content: bytes | memoryview) -> None:
         rest = memoryview(content)
-        with _translated(self._root):
+        with _translated(self._root, "write"):
             while rest:
                 rest = rest[os.write(self._file, rest) :]
 
     def commit(self, path: str, *, replace: bool = False) -> bool:
         assert self._path is not None
         target = self._root / path
-        with _translated(self._root):
+        with _translated(self._root, "write"):
             os.fsync(self._file)
             make_durable_folder(target.parent)
             is_written = True
@@ -136,19 +140,26 @@ class _FileWriter:
 
 
 class _translated:
-    """Turn what a disk says into `StoreUnavailable`, with what to do."""
+    """Turn what a disk says into `StoreUnavailable`, with what to do.
 
-    def __init__(self, root: Path) -> None:
+    When reading, two things are the caller's: a missing file, and an I/O error, which is damage.
+    """
+
+    def __init__(self, root: Path, verb: str) -> None:
         self._root = root
+        self._verb = verb
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            advice = "Free space there or run collect" if full else "Check that directory"
-            raise StoreUnavailable(f"Cannot write in {self._root}: {error.strerror}. {advice}.") from error
+        if not isinstance(error, OSError):
+            return
+        if self._verb == "read" and error.errno in (errno.ENOENT, errno.EIO):
+            return
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "Free space there or run collect" if full else "Check that directory"
+        raise StoreUnavailable(f"Cannot {self._verb} in {self._root}: {error.strerror}. {advice}.") from error
 
 
 def pread_fully(file: int, offset: int, length: int) -> bytes:

@@ -218,6 +218,8 @@ def read_manifest(objects: Objects, store: str, key: DataKey, image_id: str) -> 
             raise ValueError("it is the manifest of another image")
     except FileNotFoundError:
         raise ImageNotFound(store, image_id) from None
+    except OSError as error:
+        raise CorruptBlock(store, "", image_id, f"the disk cannot read it: {error}") from error
     except (NotAuthentic, zstandard.ZstdError):
         raise CorruptBlock(store, "", image_id, "its table is not authentic") from None
     except (ValueError, struct.error) as error:
@@ -262,6 +264,8 @@ def read_runs(
         return decode_runs(plain, count, len(manifest.packs))
     except FileNotFoundError:
         raise ImageNotFound(store, manifest.image_id) from None
+    except OSError as error:
+        raise CorruptBlock(store, "", manifest.image_id, f"the disk cannot read it: {error}") from error
     except (NotAuthentic, zstandard.ZstdError):
         raise CorruptBlock(store, "", manifest.image_id, f"segment {segment} is not authentic") from None
     except ValueError as error:

@@ -114,6 +114,8 @@ def read_frames(home: PackHome, footer: Footer, first: int, last: int) -> list[b
         content = home.objects.range(pack_path(footer.pack_id), start, end - start)
     except FileNotFoundError:
         raise CorruptBlock(home.name, footer.pack_id, "", "the pack is missing") from None
+    except OSError as error:
+        raise CorruptBlock(home.name, footer.pack_id, "", f"the disk cannot read it: {error}") from error
     ends = footer.offsets[first : last + 2] - start
     return [content[ends[i] : ends[i + 1]] for i in range(last - first + 1)]
 
@@ -178,6 +180,8 @@ def read_footer(home: PackHome, pack_id: str, checksum: bytes | None = None) -> 
         )
     except FileNotFoundError:
         raise CorruptBlock(home.name, pack_id, "", "the pack is missing") from None
+    except OSError as error:
+        raise CorruptBlock(home.name, pack_id, "", f"the disk cannot read it: {error}") from error
     except NotAuthentic:
         raise CorruptBlock(home.name, pack_id, "", "its footer is not authentic") from None
     except (ValueError, struct.error) as error:

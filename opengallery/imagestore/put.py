@@ -153,12 +153,19 @@ class _Put:
         """Yield (first block, bytes) of the chunks, reading the next ones in a thread meanwhile."""
         source = self._source
         pending: deque[tuple[int, Future[bytes]]] = deque()
+
+        def read(offset: int, length: int) -> bytes:
+            content = source.read(offset, length)
+            if len(content) != length:
+                raise UnusableImage(f"The source gave {len(content)} bytes at {offset}, not {length}.")
+            return content
+
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
             for first, count in chunks(source.extents(), source.size_bytes):
                 offset = first * BLOCK_BYTES
                 length = min(count * BLOCK_BYTES, source.size_bytes - offset)
                 self._read_bytes += length
-                pending.append((first, pool.submit(source.read, offset, length)))
+                pending.append((first, pool.submit(read, offset, length)))
                 if len(pending) > READ_AHEAD_CHUNKS:
                     ready, future = pending.popleft()
                     yield ready, future.result()

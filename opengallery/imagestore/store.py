@@ -103,7 +103,8 @@ class ImageStore:
         """Open a directory that stands alone, with its data key (`data.key`) and index in it."""
         path = Path(path)
         objects = DirectoryObjects(path)
-        objects.put("data.key", DataKey.generate().secret)
+        if not objects.exists("data.key"):
+            objects.put("data.key", DataKey.generate().secret)
         key = DataKey(objects.get("data.key"))
         return cls(objects, prefix="", key=key, index_dir=path / "index", name=path.name)
 
@@ -238,11 +239,14 @@ class ImageStore:
 
     def _check_format(self) -> None:
         wanted = {"format": FORMAT, "block_size": BLOCK_BYTES, "key_check": self.key.check}
-        try:
-            found = json.loads(self.objects.get(FORMAT_PATH))
-        except FileNotFoundError:
+        if not self.objects.exists(FORMAT_PATH):
             self.objects.put(FORMAT_PATH, json.dumps(wanted, indent=1).encode() + b"\n")
-            found = json.loads(self.objects.get(FORMAT_PATH))
+        try:
+            found: dict[str, Any] = dict(json.loads(self.objects.get(FORMAT_PATH)))
+        except (ValueError, TypeError):
+            raise UnsupportedFormat(
+                f"Store '{self.name}' has a damaged {FORMAT_PATH}. Copy it from another store of this tenant."
+            ) from None
         if found.get("format") != FORMAT or found.get("block_size") != BLOCK_BYTES:
             raise UnsupportedFormat(
                 f"Store '{self.name}' has format {found.get('format')}; this release reads {FORMAT}. "

@@ -94,6 +94,22 @@ def test_a_newer_format_is_refused(make_store: Callable[..., ImageStore], tmp_pa
         make_store("one")
 
 
+def test_a_damaged_format_file_says_what_to_do(make_store: Callable[..., ImageStore], tmp_path: Path) -> None:
+    make_store("one")
+    (tmp_path / "one/tenants/t/format.json").write_text("{")
+    with pytest.raises(UnsupportedFormat, match="Copy it from another store"):
+        make_store("one")
+
+
+def test_a_source_that_gives_too_little_is_refused(directory_store: ImageStore) -> None:
+    class Short(PiecesSource):
+        def read(self, offset: int, length: int) -> bytes:
+            return super().read(offset, length)[:-1]
+
+    with pytest.raises(UnusableImage, match="gave 8191 bytes"):
+        directory_store.put(Short(8192, [(0, blocks(2, 1))]))
+
+
 def test_what_is_no_image_is_not_found(directory_store: ImageStore) -> None:
     with pytest.raises(ImageNotFound):
         directory_store.open("0" * 64)

@@ -1,5 +1,7 @@
 """Damage: it is found, it is never given out, and a sibling heals it."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from opengallery.imagestore import (
     FrameCache,
     ImageNotFound,
     ImageStore,
+    StoreUnavailable,
     collect,
     repair,
     transfer,
@@ -90,6 +93,28 @@ def test_a_pack_that_is_not_itself_is_refused(
     directory_store.cache.clear()
     with pytest.raises(CorruptBlock):
         read_all(directory_store, image_id)
+
+
+def test_a_sector_that_cannot_be_read_is_damage_and_a_lost_disk_is_not(
+    directory_store: ImageStore, image_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pread = os.pread
+    code = errno.EIO
+
+    def failing(file: int, length: int, offset: int) -> bytes:
+        if "/packs/" in str(Path(f"/proc/self/fd/{file}").readlink()) and offset == 0:
+            raise OSError(code, os.strerror(code))
+        return pread(file, length, offset)
+
+    reader = directory_store.open(image_id)
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(CorruptBlock, match="the disk cannot read it"):
+        reader.read(0, 1)
+    code = errno.ENOTCONN
+    with pytest.raises(StoreUnavailable, match="Check that directory"):
+        reader.read(0, 1)
+    monkeypatch.undo()
+    assert reader.read(0, len(CONTENT)) == CONTENT
 
 
 def test_a_manifest_of_another_image_is_refused(
