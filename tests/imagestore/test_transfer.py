@@ -1,5 +1,7 @@
 """Transfers: only missing blocks move, and a transfer that died goes on where it was."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +99,49 @@ def test_a_segment_done_again_moves_nothing(make_store: Callable[..., ImageStore
     assert transfer_segment(source, target, image_id, 1) == Moved()
     last = transfer_segment(source, target, image_id, 2)
     assert last.saved_bytes == 5 * BLOCK_BYTES
+
+
+TRANSFER_SLOWLY = """
+import sys, time
+from pathlib import Path
+from opengallery.imagestore import DataKey, ImageStore, transfer
+import opengallery.imagestore.reader as reader
+import opengallery.imagestore.writing as writing
+writing.PACK_BLOCKS, reader.READ_AHEAD_BYTES = 64, 65536
+folder, image_id = Path(sys.argv[1]), sys.argv[2]
+key = DataKey(bytes(range(32)))
+stores = [
+    ImageStore(folder / name, prefix="tenants/t", key=key, index_dir=folder / "index" / name, name=name)
+    for name in ("west-01", "east-01")
+]
+def report(moved):
+    print(moved.moved_bytes, flush=True)
+    time.sleep(0.01)
+transfer(*stores, image_id, report)
+"""
+
+
+@pytest.mark.parametrize("lines_until_kill", [1, 10, 25])
+def test_a_transfer_killed_at_any_moment_goes_on(
+    make_store: Callable[..., ImageStore], tmp_path: Path, lines_until_kill: int
+) -> None:
+    source = make_store("west-01")
+    content = blocks(1000, 1)
+    image_id = source.put(image(content)).image_id
+    with subprocess.Popen(
+        [sys.executable, "-c", TRANSFER_SLOWLY, str(tmp_path), image_id], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(lines_until_kill)]
+        process.kill()
+    assert all(lines)
+    target = make_store("east-01")
+    assert not target.has(image_id)
+    held_packs = target.stats().packs
+    moved = transfer(source, target, image_id)
+    assert moved.saved_bytes == held_packs * 64 * BLOCK_BYTES
+    assert verify(target, image_id).is_good
+    assert target.open(image_id).read(0, len(content)) == content
 
 
 def test_finishing_brings_what_no_segment_brought(make_store: Callable[..., ImageStore]) -> None:
