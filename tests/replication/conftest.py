@@ -65,19 +65,30 @@ def stores(settings: Settings, database: Database) -> Stores:
 
 
 @pytest.fixture
-def running(settings: Settings, database: Database, stores: Stores) -> Iterator[None]:
+def launch(settings: Settings, database: Database, stores: Stores) -> Callable[[], None]:
+    """Starts DBOS, as a server does when it starts: unfinished workflows go on."""
+
+    def start() -> None:
+        DBOS.destroy()
+        workflows.bind(database, stores)
+        DBOS(
+            config={
+                "name": "gallery",
+                "system_database_url": f"sqlite:///{settings.data / 'workflows.sqlite'}",
+                "application_version": "1",
+                "run_admin_server": False,
+                "log_level": "CRITICAL",
+            }
+        )
+        DBOS.launch()
+
+    return start
+
+
+@pytest.fixture
+def running(launch: Callable[[], None]) -> Iterator[None]:
     """DBOS runs, and the workflows work on `database` and `stores`."""
-    DBOS.destroy()
-    workflows.bind(database, stores)
-    DBOS(
-        config={
-            "name": "gallery",
-            "system_database_url": f"sqlite:///{settings.data / 'workflows.sqlite'}",
-            "run_admin_server": False,
-            "log_level": "CRITICAL",
-        }
-    )
-    DBOS.launch()
+    launch()
     yield
     workflows.close()
     DBOS.destroy()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbos import DBOS
+from dbos import DBOS, SetWorkflowID
 from sqlalchemy import select
 
 from opengallery.database import Database
@@ -289,6 +289,34 @@ def test_removing_stops_the_replication(
         handle.get_result()
     assert held(database, "version") == {}
     assert not has(stores, "west-01", image_id) and not has(stores, "west-02", image_id)
+
+
+def test_a_server_that_closes_in_mid_transfer_goes_on_at_its_next_start(
+    database: Database, image_file: ImageFile, monkeypatch: pytest.MonkeyPatch, launch: Callable[[], None]
+) -> None:
+    ingest("image", TENANT, str(image_file("a.raw", 64, list(range(48)))), "east")
+    moving, closed = threading.Event(), threading.Event()
+    transfer_segment = steps.transfer_segment
+
+    def transfer_slowly(source: Any, target: Any, image: str, segment: int, progress: Any) -> Any:
+        def wait(moved: Any) -> None:
+            moving.set()
+            closed.wait(30)
+            progress(moved)
+
+        return transfer_segment(source, target, image, segment, wait)
+
+    monkeypatch.setattr(steps, "transfer_segment", transfer_slowly)
+    with SetWorkflowID("replicating"):
+        DBOS.start_workflow(replicate, "version", "image", targets(west=2))
+    assert moving.wait(30)
+    workflows.close()
+    closed.set()
+    DBOS.destroy()
+    assert set(states(database, "version").values()) == {"Pending", "Replicating"}
+    launch()
+    DBOS.retrieve_workflow("replicating").get_result(polling_interval_sec=0.1)
+    assert states(database, "version") == {"west-01": "Completed", "west-02": "Completed"}
 
 
 def test_progress_moves_while_bytes_move(
