@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Model = type[msgspec.Struct]
 
 
-class Properties(msgspec.Struct, rename="camel", frozen=True):
+class Properties(msgspec.Struct, rename="camel"):
     """Base of the models of properties: Azure's camelCase names."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opengallery.hypervisors.accelerator import Accelerator
-from opengallery.hypervisors.machine import Generation, HypervisorError, Port, ReplicaUrl
+from opengallery.hypervisors.machine import Generation, GuestNetwork, HypervisorError, Port, ReplicaUrl
 
 # How long QEMU waits for a replica that is silent, at every read, before it turns to the next.
 REPLICA_TIMEOUT_S = 3
@@ -126,12 +126,17 @@ def firmware_arguments(variables_file: Path, generation: Generation, files: Desc
     ]
 
 
-def network_arguments(ports: Sequence[Port]) -> list[str]:
-    """Describe the network: nothing but the forwarded ports, neither this host nor the world."""
+def network_arguments(ports: Sequence[Port], network: GuestNetwork | None) -> list[str]:
+    """Describe the network: nothing but the forwarded ports, neither this host nor the world.
+
+    The guest gets its address by DHCP: that of `network`, or QEMU's 10.0.2.15.
+    """
     forwards = "".join(f",hostfwd=tcp:{port.host}:{port.host_port}-:{port.guest_port}" for port in ports)
+    place = f",net={network.subnet},dhcpstart={network.address}" if network else ""
+    mac = f",mac={network.mac_address.replace('-', ':')}" if network else ""
     return [
-        *("-netdev", f"user,id=net,ipv6=off,restrict=on{forwards}"),
-        *("-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-netdev", f"user,id=net,ipv6=off,restrict=on{place}{forwards}"),
+        *("-device", f"virtio-net-pci,netdev=net,romfile={mac}"),
     ]
 
 

@@ -17,7 +17,14 @@ from pathlib import Path
 import msgspec
 
 from opengallery.hypervisors.arguments import uefi_firmware
-from opengallery.hypervisors.machine import Generation, HypervisorError, MachineNotFound, MachineSpec, Port
+from opengallery.hypervisors.machine import (
+    Generation,
+    GuestNetwork,
+    HypervisorError,
+    MachineNotFound,
+    MachineSpec,
+    Port,
+)
 from opengallery.hypervisors.process import Process
 from opengallery.hypervisors.seed import seed_iso
 
@@ -32,6 +39,7 @@ class Parts(msgspec.Struct, frozen=True):
     vcpus: int
     memory_mib: int
     ports: tuple[Port, ...]
+    network: GuestNetwork | None = None
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -104,7 +112,7 @@ class MachineFolder:
         if spec.generation == "V2" and not self.variables.exists():
             _write(self.variables, uefi_firmware()[1].read_bytes())
         _write(self.seed, seed_iso(spec.seed, spec.machine_id))
-        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.ports)
+        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.ports, spec.network)
         _write(self._parts, msgspec.json.encode(parts))
 
     def remove(self) -> None:

@@ -72,6 +72,15 @@ class Port:
 
 
 @dataclass(frozen=True)
+class GuestNetwork:
+    """Where the guest believes itself to be: what QEMU's DHCP tells it."""
+
+    subnet: str  # 10.0.0.0/24
+    address: str  # 10.0.0.4
+    mac_address: str  # 00-0D-3A-01-02-03
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """One machine. The settings may bound `vcpus` and `memory_mib` further."""
 
@@ -82,6 +91,7 @@ class MachineSpec:
     disk_size_bytes: int
     seed: Seed
     ports: tuple[Port, ...] = ()
+    network: GuestNetwork | None = None
 
 
 class Hypervisor(Protocol):

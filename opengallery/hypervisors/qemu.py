@@ -153,7 +153,7 @@ class Qemu:
         A process whose machine was deleted meanwhile is ended.
         """
         prefix = marker(self._machines, "")
-        for found_marker, found in process.find(prefix):
+        for found_marker, found in process.find(prefix, self._settings.user):
             folder = self._folder(found_marker.removeprefix(prefix))
             if folder.exists():
                 self._recognize(folder, found)
@@ -210,7 +210,7 @@ class Qemu:
             *arguments.firmware_arguments(folder.variables, parts.generation, files),
             *arguments.processor_arguments(accelerator, vcpus, memory_mib),
             *arguments.disk_arguments(folder.overlay, live, files),
-            *arguments.network_arguments(parts.ports),
+            *arguments.network_arguments(parts.ports, parts.network),
             *arguments.device_arguments(folder.seed, folder.console, listener.fileno(), files),
         ]
         name = ("-name", folder.marker)
@@ -258,7 +258,7 @@ class Qemu:
 
     def _search(self, folder: MachineFolder) -> process.Process | None:
         """Look for a process that run.json does not tell of: its server died as it started it."""
-        for found_marker, found in process.find(folder.marker):
+        for found_marker, found in process.find(folder.marker, self._settings.user):
             if found_marker == folder.marker:
                 self._recognize(folder, found)
                 return found

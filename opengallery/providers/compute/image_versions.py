@@ -7,7 +7,7 @@ Source: Compute Gallery REST API, api-version 2024-03-03.
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
@@ -69,8 +69,8 @@ class StorageProfile(Properties):
 class VersionProperties(Properties):
     """What a version is created with."""
 
-    publishing_profile: PublishingProfile = PublishingProfile()
-    storage_profile: StorageProfile = StorageProfile()
+    publishing_profile: PublishingProfile = field(default_factory=PublishingProfile)
+    storage_profile: StorageProfile = field(default_factory=StorageProfile)
 
 
 def check_name(name: str) -> None:
@@ -101,7 +101,7 @@ def source_id(version: Resource) -> str | None:
     return None
 
 
-def targets(version: Resource) -> list[dict[str, Any]]:
+def targets(version: Resource) -> list[workflows.Target]:
     """`{"region", "count"}` of every target region."""
     profile = version.properties["publishingProfile"]
     return [

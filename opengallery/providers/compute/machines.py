@@ -2,12 +2,20 @@
 
 from datetime import timedelta
 
+from opengallery.arm import resources
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.database import now
-from opengallery.hypervisors.machine import HypervisorError, MachineSpec, NoLiveReplica, ReplicaUrl
+from opengallery.hypervisors.machine import (
+    GuestNetwork,
+    HypervisorError,
+    MachineSpec,
+    NoLiveReplica,
+    ReplicaUrl,
+)
 from opengallery.providers.compute.os_profiles import seed
+from opengallery.providers.network import virtual_networks
 from opengallery.replication import placement
 from opengallery.replication.workflows import sweep
 
@@ -47,8 +55,23 @@ def make(services: Services, machine: Resource) -> None:
             memory_mib=services.settings.machines.memory_mib_max,
             disk_size_bytes=max(image["sizeBytes"], wanted_bytes),
             seed=seed(machine),
+            network=_network(services, machine),
         )
     )
+
+
+def _network(services: Services, machine: Resource) -> GuestNetwork | None:
+    """The address of the machine's first interface, in its subnet."""
+    nics = machine.properties["networkProfile"]["networkInterfaces"]
+    if not nics:
+        return None
+    with services.database.read() as connection:
+        nic = resources.get(connection, nics[0]["id"])
+        if nic is None:
+            return None
+        properties = nic.properties["ipConfigurations"][0]["properties"]
+        subnet = virtual_networks.find_subnet(connection, properties["subnet"]["id"])
+    return GuestNetwork(str(subnet), properties["privateIPAddress"], nic.properties["macAddress"])
 
 
 def start(services: Services, machine: Resource) -> None:

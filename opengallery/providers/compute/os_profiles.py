@@ -4,7 +4,7 @@ import base64
 import subprocess
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_type import Properties
@@ -31,7 +31,7 @@ class LinuxConfiguration(Properties):
     """How one signs in to a Linux machine."""
 
     disable_password_authentication: bool = False
-    ssh: Ssh = Ssh()
+    ssh: Ssh = field(default_factory=Ssh)
 
 
 class OsProfile(Properties):
@@ -43,7 +43,7 @@ class OsProfile(Properties):
     )
     admin_password: Line | None = None
     custom_data: Annotated[str, Meta(max_length=87380)] | None = None
-    linux_configuration: LinuxConfiguration = LinuxConfiguration()
+    linux_configuration: LinuxConfiguration = field(default_factory=LinuxConfiguration)
 
 
 def hide_password(new: Resource, old: Resource | None) -> None:

@@ -55,7 +55,7 @@ class StorageProfile(Properties):
     """The disks."""
 
     image_reference: ImageReference
-    os_disk: OsDisk = OsDisk()
+    os_disk: OsDisk = field(default_factory=OsDisk)
     data_disks: list[dict[str, Any]] = []
 
 
@@ -77,7 +77,7 @@ class MachineProperties(Properties):
     hardware_profile: HardwareProfile
     storage_profile: StorageProfile
     os_profile: OsProfile | None = None
-    network_profile: NetworkProfile = NetworkProfile()
+    network_profile: NetworkProfile = field(default_factory=NetworkProfile)
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
