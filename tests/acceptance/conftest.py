@@ -1,6 +1,7 @@
 """A server of its own for the whole run, and a shell with what `gallery env` says and nothing else."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,23 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     data.chmod(0o711)
     running = Server(data)
     try:
+        running.wait_until_ready()
         yield running
     finally:
         if request.session.testsfailed:
             print("\nThe server's last lines:\n" + running.log_tail(), file=sys.stderr)
         running.stop()
         shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ended_by_a_signal() -> None:
+    """SIGTERM ends the run like Ctrl-C, so that the server is not left behind."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 @pytest.fixture(scope="session")

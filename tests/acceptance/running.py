@@ -41,6 +41,9 @@ class Server:
                 text=True,
                 start_new_session=True,
             )
+
+    def wait_until_ready(self) -> None:
+        """Wait for the line `ready`. Fails with the log when it doesn't come."""
         assert self.process.stdout
         readable, _, _ = select.select([self.process.stdout], [], [], READY_TIMEOUT_S)
         first = self.process.stdout.readline() if readable else ""
