@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 from opengallery import app
 from opengallery.arm.services import Services
 from opengallery.identity.first_start import FirstStart, read_first_start
-from opengallery.settings import Settings
+from opengallery.settings import ImageSettings, RegionSettings, Settings, StoreSettings
+
+from .files import FileServer
 
 VERSIONS = {
     "microsoft.compute/galleries": "2024-03-03",
@@ -48,7 +50,10 @@ class Api:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """Send a request with the administrator's token."""
-        sent = {"Authorization": f"Bearer {self.token}", **{name.replace("_", "-"): v for name, v in headers.items()}}
+        sent = {
+            "Authorization": f"Bearer {self.token}",
+            **{name.replace("_", "-"): v for name, v in headers.items()},
+        }
         return self.client.request(method, self.url(path), json=body, headers=sent)
 
     def get(self, path: str) -> Any:
@@ -125,15 +130,39 @@ def _version(path: str) -> str:
     return found[0]
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest) -> Iterator[Api]:
+NAMED_REGION, NAMED_STORES = "swedencentral", ("sc-a", "sc-b")
+MAX_IMAGE_BYTES = 128 * 1024**2
+
+
+@pytest.fixture(scope="package")
+def file_server() -> Iterator[FileServer]:
+    """A web server of files; our server may fetch those under `/allowed/`."""
+    serving = FileServer()
+    yield serving
+    serving.close()
+
+
+def _settings(data: Path, url: str | None, files: FileServer) -> Settings:
+    """Small pages, small images, and one region that names its stores."""
+    stores = [StoreSettings(name, str(data / "named" / name)) for name in NAMED_STORES]
+    return Settings(
+        data=data,
+        database_url=url,
+        page_size=5,
+        images=ImageSettings(max_size_bytes=MAX_IMAGE_BYTES, fetch_allow=[f"{files.url}/allowed/"]),
+        regions={NAMED_REGION: RegionSettings(stores)},
+    )
+
+
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, file_server: FileServer) -> Iterator[Api]:
     """One server for all tests on one kind of database."""
     data = Path(tempfile.mkdtemp(prefix="opengallery-test-"))
     url = None
     if request.param == "postgresql":
         postgresql = request.getfixturevalue("postgresql")
         url = postgresql.url(postgresql.create())
-    services = app.build_services(Settings(data=data, database_url=url, page_size=5))
+    services = app.build_services(_settings(data, url, file_server))
     application = app.build_application(services)
     app.start_work(services)
     first = read_first_start(data)

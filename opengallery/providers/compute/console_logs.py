@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import re
 import time
 from urllib.parse import urlencode
 
@@ -49,7 +50,7 @@ class ConsoleLogEndpoint:
         name, end = request.path_params["name"], request.query_params.get("se", "")
         given = request.query_params.get("sig", "")
         if (
-            not end.isdigit()
+            not re.fullmatch("[0-9]{1,12}", end)
             or int(end) < time.time()
             or not hmac.compare_digest(_signature(self._services, name, int(end)).encode(), given.encode())
         ):

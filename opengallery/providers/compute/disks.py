@@ -6,6 +6,7 @@ source region's first store. Copy and FromImage make a disk that shares another'
 Source: Disks REST API, api-version 2025-01-02.
 """
 
+import os
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from opengallery.database import now
 from opengallery.imagestore import UnusableImage
 from opengallery.imagestore.formats import open_image
 from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS
-from opengallery.providers.compute.page_blobs import new_key, sas_url
+from opengallery.providers.compute.page_blobs import new_key, sas_url, settled
 from opengallery.replication import progress, workflows
 
 MIB = 1024**2
@@ -126,12 +127,18 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
 
 def _create(work: Work) -> None:
     """Lay out the file to upload into, or take over the source's image."""
+    if work.step("lay out", _lay_out, work) or work.step("has image", _has_image, work):
+        return
     disk = work.resource()
-    if is_waiting(disk):
-        work.step("lay out", _lay_out, work)
-    elif not work.step("has image", _has_image, work):
-        text = (source_of(disk) or "").lower()
-        workflows.adopt(work.key, text, disk.location or "")
+    adopt(work, (source_of(disk) or "").lower())
+
+
+def adopt(work: Work, source_key: str) -> None:
+    """Take over the image of another resource in the same region. Raises 409 when that is gone."""
+    try:
+        workflows.adopt(work.key, source_key, work.resource().location or "")
+    except workflows.NothingToReplicate as failure:
+        raise ArmError("OperationNotAllowed", str(failure), status=409) from failure
 
 
 def _has_image(work: Work) -> bool:
@@ -139,12 +146,24 @@ def _has_image(work: Work) -> bool:
         return bool(progress.replicas(connection, work.key))
 
 
-def _lay_out(work: Work) -> None:
+def _lay_out(work: Work) -> bool:
+    """Make the file to upload into. False for a disk that needs none."""
     disk = work.resource()
+    if disk.properties["creationData"]["createOption"] != "Upload":
+        return False
+    if not is_waiting(disk):
+        return True
     path = staged_file(work.services, disk)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with path.open("ab") as file:
         file.truncate(disk.private["uploadSizeBytes"])
+        os.fsync(file.fileno())
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
 
 
 def _check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
@@ -162,6 +181,7 @@ def _check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
             f"The disk '{disk.id.name}' has its bytes already. Create another one with --upload-type Upload.",
             status=409,
         )
+    check_free(disk)
 
 
 def _grant(work: Work) -> dict[str, Any]:
@@ -189,46 +209,84 @@ def check_upload(services: Services, disk: Resource) -> None:
         ) from error
 
 
+def check_free(disk: Resource) -> None:
+    """Raise 409 while an operation takes the disk's bytes in."""
+    if "takenInBy" in disk.private:
+        raise _being_taken_in(disk)
+
+
+def _being_taken_in(disk: Resource) -> ArmError:
+    return ArmError(
+        "OperationNotAllowed",
+        f"The upload of the disk '{disk.id.name}' is being taken in. Wait until it is, and try again.",
+        status=409,
+    )
+
+
 def _check_end(call: Call, disk: Resource, _body: dict[str, Any]) -> None:
+    check_free(disk)
     if is_waiting(disk) and "uploadKey" in disk.private:
         check_upload(call.services, disk)
 
 
 def _revoke(work: Work) -> None:
-    disk = work.resource()
-    if is_waiting(disk) and "uploadKey" in disk.private:
-        take_in(work, work.key)
+    take_in(work, work.key, granted_only=True)
 
 
-def take_in(work: Work, key: str) -> None:
-    """End the upload of the disk `key`: revoke its SAS, put its bytes into the region's first store."""
-    found = work.step("revoke", _close_upload, work, key)
+def take_in(work: Work, key: str, *, granted_only: bool = False) -> None:
+    """End the upload of the disk `key`: revoke its SAS, put its bytes into the region's first store.
+
+    Does nothing for a disk that has its bytes, nor, when `granted_only`, for one without a SAS. Raises
+    `ArmError` when the bytes can't be used: the disk waits for others then, and access can be granted again.
+    """
+    found = work.step("revoke", _close_upload, work, key, granted_only)
     if found is None:
         return
     path, location = found
     try:
         workflows.ingest(key, work.principal.tenant_id, path, location)
-    except UnusableImage as error:
-        raise ArmError("InvalidParameter", f"The upload can't be used: {error}", target="disk") from error
+    except (UnusableImage, workflows.ReplicaFailed, workflows.ReplicationStopped) as failure:
+        work.step("reopen", _reopen, work, key)
+        raise ingest_refused(failure, "disk") from failure
     work.step("finish upload", _finish_upload, work, key, path)
 
 
-def _close_upload(work: Work, key: str) -> tuple[str, str] | None:
+def ingest_refused(failure: Exception, target: str) -> ArmError:
+    """What a client is told when an image can't be brought in."""
+    if isinstance(failure, UnusableImage):
+        return ArmError("InvalidParameter", f"The image can't be used: {failure}", target=target)
+    if isinstance(failure, workflows.ReplicationStopped):
+        return ArmError("OperationPreempted", "It was deleted meanwhile.", target=target, status=409)
+    return ArmError(
+        "ImageIngestFailed", f"{failure} Mend what it says, and try again.", target=target, status=409
+    )
+
+
+def _close_upload(work: Work, key: str, granted_only: bool) -> tuple[str, str] | None:
     with work.services.database.write() as connection:
-        call = work.call(connection)
-        disk = call.get(key)
+        disk = resources.get(connection, key)
         if disk is None or not is_waiting(disk):
+            return None
+        if disk.private.get("takenInBy", work.operation.id) != work.operation.id:
+            raise _being_taken_in(disk)
+        if granted_only and not disk.private.keys() & {"uploadKey", "takenInBy"}:
             return None
         path = staged_file(work.services, disk)
         disk.private.pop("uploadKey", None)
-        disk.private["takingIn"] = True
+        disk.private["takenInBy"] = work.operation.id
         resources.save(connection, disk)
-        return str(path), disk.location or ""
+    settled(path)
+    return str(path), disk.location or ""
+
+
+def _reopen(work: Work, key: str) -> None:
+    with work.services.database.write() as connection:
+        resources.change_private(connection, key, takenInBy=None)
 
 
 def _finish_upload(work: Work, key: str, path: str) -> None:
     with work.services.database.write() as connection:
-        disk = work.call(connection).get(key)
+        disk = resources.get(connection, key)
         if disk is not None:
             disk.private = {}
             resources.save(connection, disk)
@@ -236,11 +294,14 @@ def _finish_upload(work: Work, key: str, path: str) -> None:
 
 
 def _remove(work: Work) -> None:
-    disk = work.resource()
     workflows.remove(work.key)
+    work.step("delete the upload", _delete_upload, work)
+
+
+def _delete_upload(work: Work) -> None:
+    disk = work.resource()
     if is_waiting(disk):
-        path = staged_file(work.services, disk)
-        work.step("delete the upload", path.unlink, True)
+        staged_file(work.services, disk).unlink(missing_ok=True)
 
 
 def _view(_call: Call, disk: Resource) -> dict[str, Any]:

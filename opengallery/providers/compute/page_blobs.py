@@ -7,10 +7,13 @@ Source: Blob service REST API, version 2021-12-02.
 """
 
 import base64
+import ctypes
 import errno
+import fcntl
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -31,6 +34,9 @@ from opengallery.database import now
 PAGE_BYTES = 512
 PUT_LIMIT_BYTES = 4 * 1024 * 1024
 _READ_LIMIT_BYTES = 32 * 1024 * 1024
+_PUNCH_HOLE_KEEP_SIZE = 3
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class BlobError(Exception):
@@ -64,6 +70,12 @@ def _signature(key: str, upload_id: str, rights: str, end: str) -> str:
     return base64.b64encode(hmac.new(bytes.fromhex(key), text, hashlib.sha256).digest()).decode()
 
 
+def settled(path: Path) -> None:
+    """Return when no write is under way any more: call it after the key was taken away."""
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
 class PageBlobEndpoint:
     """Answers the paths under `/uploads`."""
 
@@ -94,6 +106,9 @@ class PageBlobEndpoint:
         headers = {"x-ms-version": "2021-12-02"}
         try:
             with path.open("r+b") as file:
+                # Who ends the upload waits for this lock after it has revoked the URL (`settled`).
+                fcntl.flock(file, fcntl.LOCK_SH)
+                self._authorized(request)
                 if request.method == "PUT":
                     return _put_page(request, file.fileno(), body, headers)
                 headers |= _properties(file.fileno())
@@ -124,7 +139,9 @@ class PageBlobEndpoint:
             "The signature is wrong, expired or revoked. Get a new URL by 'az disk grant-access'.",
         )
         key = self._key(upload_id)
-        if key is None or not hmac.compare_digest(_signature(key, upload_id, rights, end), signature):
+        if key is None or not hmac.compare_digest(
+            _signature(key, upload_id, rights, end).encode(), signature.encode()
+        ):
             raise refusal
         if datetime.strptime(end, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) <= now():
             raise refusal
@@ -147,7 +164,7 @@ def _put_page(request: Request, descriptor: int, body: bytes, headers: dict[str,
         )
     size = os.fstat(descriptor).st_size
     first, last = _range(request, size)
-    if first % PAGE_BYTES or (last + 1) % PAGE_BYTES or last >= size:
+    if first % PAGE_BYTES or (last + 1) % PAGE_BYTES or not first <= last < size:
         raise BlobError(
             416, "InvalidPageRange", f"Pages are {PAGE_BYTES} bytes, and the blob has {size}. Mend the range."
         )
@@ -156,7 +173,7 @@ def _put_page(request: Request, descriptor: int, body: bytes, headers: dict[str,
     if action == "update":
         if len(body) != length:
             raise BlobError(400, "InvalidHeaderValue", f"The body has {len(body)} bytes, the range {length}.")
-        os.pwrite(descriptor, body, first)
+        _write(descriptor, body, first)
     elif action == "clear":
         _clear(descriptor, first, length)
     else:
@@ -167,12 +184,21 @@ def _put_page(request: Request, descriptor: int, body: bytes, headers: dict[str,
     return Response(None, 201, headers)
 
 
+def _write(descriptor: int, body: bytes, offset: int) -> None:
+    left = memoryview(body)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
+
+
 def _clear(descriptor: int, first: int, length: int) -> None:
-    """Write zeros, a bounded piece at a time."""
-    zeros = bytes(min(length, PUT_LIMIT_BYTES))
+    """Punch a hole; where the file system can't, write zeros, a bounded piece at a time."""
+    if _libc.fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, first, length) == 0:
+        return
     while length > 0:
-        written = os.pwrite(descriptor, zeros[:length], first)
-        first, length = first + written, length - written
+        zeros = bytes(min(length, PUT_LIMIT_BYTES))
+        _write(descriptor, zeros, first)
+        first, length = first + len(zeros), length - len(zeros)
 
 
 def _get(request: Request, descriptor: int, headers: dict[str, str]) -> Response:
@@ -219,13 +245,13 @@ def _data_ranges(descriptor: int, start: int, end: int) -> Iterator[tuple[int, i
 def _range(request: Request, size: int) -> tuple[int, int]:
     """First and last byte of the request's range. Raises 416 when it can't be read."""
     text = request.headers.get("x-ms-range") or request.headers.get("range") or ""
-    unit, _, span = text.partition("=")
-    first, _, last = span.partition("-")
-    if unit != "bytes" or not first.isdigit() or (last and not last.isdigit()):
+    found = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{1,18})?", text)
+    if found is None:
         raise BlobError(416, "InvalidRange", "Give a range in the form bytes=FIRST-LAST.")
-    if last and int(last) < int(first):
+    first, last = int(found[1]), int(found[2]) if found[2] else size - 1
+    if found[2] and last < first:
         raise BlobError(416, "InvalidRange", "The range ends before it begins.")
-    return int(first), int(last) if last else size - 1
+    return first, last
 
 
 def _properties(descriptor: int) -> dict[str, str]:
