@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 from granian.constants import Interfaces
@@ -56,6 +57,9 @@ class ReplicaServer(Server):
 
 def main() -> None:
     """Serve until the parent dies, closes standard input, or sends SIGTERM."""
+    # Standard output is for answers only: what anything else prints there goes to standard error.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     start = msgspec.json.decode(sys.stdin.readline(), type=Start)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != start.parent_pid:
@@ -66,20 +70,20 @@ def main() -> None:
     images.learn(start.places)
     application = ReplicaApplication(images, start.cookie_key, start.counters_secret)
     listener = socket.socket(fileno=start.listener)
-    print("serving", flush=True)
-    asyncio.run(_serve(ReplicaServer(application, listener), images))
+    print("serving", file=answers)
+    asyncio.run(_serve(ReplicaServer(application, listener), images, answers))
     # The thread that waits on standard input can't be ended otherwise.
     os._exit(0)
 
 
-async def _serve(server: ReplicaServer, images: Images) -> None:
+async def _serve(server: ReplicaServer, images: Images, answers: TextIO) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.stop)
 
     def learn() -> None:
         for line in sys.stdin:
             images.learn(msgspec.json.decode(line, type=StorePlaces))
-            print("learned", flush=True)
+            print("learned", file=answers)
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(server.stop)
 

@@ -73,13 +73,14 @@ def _sweep_image(database: Database, stores: Stores, store: str, tenant_id: str,
     owners = select(replica.owner).where(
         replica.store == store, replica.tenant_id == tenant_id, replica.image_id == image_id
     )
+    opened = stores.open(store, tenant_id)
     with database.write() as connection:
         lock_image(connection, store, tenant_id, image_id)
         is_owned = connection.execute(owners.limit(1)).first() is not None
         if not is_owned:
             if is_pinned(connection, store, tenant_id, image_id):
                 return False
-            stores.open(store, tenant_id).delete(image_id)
+            opened.delete(image_id)
         connection.execute(delete(leftovers).where(_is(store, tenant_id, image_id)))
     return not is_owned
 

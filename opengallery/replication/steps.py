@@ -6,7 +6,6 @@ they have in common twice.
 """
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -70,7 +69,7 @@ class Runtime:
 _runtime: Runtime | None = None
 _closing = threading.Event()
 _moving = threading.BoundedSemaphore(MOVING_AT_ONCE)
-_writing: dict[str, threading.Lock] = defaultdict(threading.Lock)
+_writing: dict[str, threading.Lock] = {}
 
 
 def bind(database: Database, stores: Stores) -> None:
@@ -105,7 +104,7 @@ def translated() -> Iterator[None]:
 @contextmanager
 def _moving_bytes(store: str) -> Iterator[None]:
     """Wait for one's turn to write into `store`."""
-    with _writing[store], _moving, translated():
+    with _writing.setdefault(store, threading.Lock()), _moving, translated():
         _stop_if_closing()
         yield
 

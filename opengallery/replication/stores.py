@@ -8,12 +8,13 @@ import re
 import threading
 
 from opengallery.database import Database
-from opengallery.imagestore import ImageStore
+from opengallery.imagestore import FrameCache, ImageStore
 from opengallery.replication.keys import TenantKeys
 from opengallery.replication.places import open_store
 from opengallery.settings import Settings, SettingsError, StoreSettings
 
 EMBEDDED_CAPACITY = 100
+CACHE_BYTES = 64 << 20
 EMBEDDED_NAME = re.compile(r"(?P<region>[a-z0-9]+)-(?P<number>\d{2,3})")
 STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -46,6 +47,8 @@ class Stores:
                 self._check(region, store)
                 self._region_of[store.name] = region
         self._open: dict[tuple[str, str], ImageStore] = {}
+        # One for all stores: memory must not grow with their number.
+        self._cache = FrameCache(CACHE_BYTES)
         self._lock = threading.Lock()
 
     def _check(self, region: str, store: StoreSettings) -> None:
@@ -107,6 +110,6 @@ class Stores:
             if (name, tenant_id) not in self._open:
                 key = self.keys.data_key(tenant_id)
                 self._open[name, tenant_id] = open_store(
-                    self.place(name), tenant_id, key, self.data / "index"
+                    self.place(name), tenant_id, key, self.data / "index", self._cache
                 )
             return self._open[name, tenant_id]

@@ -32,7 +32,6 @@ from opengallery.replication.workflows import (
     repair,
     replicate,
 )
-from opengallery.settings import Settings
 
 MIB = 1 << 20
 TENANT = "tenant"
@@ -363,9 +362,3 @@ def _damage_packs(stores: Stores, store: str) -> None:
         content[len(content) // 3] ^= 1
         pack.chmod(0o600)
         pack.write_bytes(content)
-
-
-def test_settings_name_the_stores(settings: Settings, stores: Stores) -> None:
-    assert stores.names("west") == ["west-01", "west-02", "west-03"]
-    assert (stores.capacity("west"), stores.capacity("east")) == (3, 100)
-    assert stores.names("east") == []
