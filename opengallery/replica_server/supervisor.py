@@ -12,7 +12,6 @@ import queue
 import secrets
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,13 +21,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import structlog
 
 from opengallery.database import Database
 from opengallery.replica_server.cookies import sign
+from opengallery.replica_server.process import ReplicaServerFailed, end, spawn, tell
 from opengallery.replica_server.protocol import BACKLOG, Counters, Start
 from opengallery.replication.keys import secret_file
 from opengallery.replication.places import StorePlaces
@@ -38,17 +38,11 @@ from opengallery.settings import Settings
 
 ADDRESS = "127.0.0.1"
 CACHE_BYTES = 256 << 20
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 5
 ASK_TIMEOUT_S = 5
 WATCH_INTERVAL_S = 0.1
 RESTART_PAUSE_S = 1.0
 
 log = structlog.get_logger()
-
-
-class ReplicaServerFailed(Exception):
-    """A replica server did not start, or ended at once."""
 
 
 @dataclass
@@ -178,7 +172,7 @@ class ReplicaServers:
         self._closing.set()
         self._watcher.join()
         for server in self._servers.values():
-            _end(server.process)
+            end(server.process)
             server.listener.close()
 
     def _server(self, region: str) -> _Server:
@@ -257,7 +251,7 @@ class ReplicaServers:
         return listener
 
     def _spawn(self, server: _Server) -> None:
-        _end(server.process)
+        end(server.process)
         server.started_s = time.monotonic()
         places = self._places(server.region)
         start = Start(
@@ -269,20 +263,13 @@ class ReplicaServers:
             index=str(self._data / "index"),
             places=places,
         )
-        process = subprocess.Popen(
-            [sys.executable, "-m", "opengallery.replica_server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            pass_fds=[server.listener.fileno()],
-            start_new_session=True,
-        )
+        process = spawn(server.listener)
         with server.talking:
             server.known = {(place.name, tenant) for place in places.stores for tenant in places.keys}
             try:
-                _tell(process, start, "serving")
+                tell(process, start, "serving")
             except ReplicaServerFailed:
-                _end(process)
+                end(process)
                 raise
             server.process = process
 
@@ -302,7 +289,7 @@ class ReplicaServers:
                 if (store, tenant_id) in server.known or server.process is None:
                     return
                 try:
-                    _tell(server.process, places, "learned")
+                    tell(server.process, places, "learned")
                     server.known.add((store, tenant_id))
                     return
                 except ReplicaServerFailed:
@@ -325,41 +312,3 @@ class ReplicaServers:
             return Counters([], [])
         finally:
             connection.close()
-
-
-def _tell(process: "subprocess.Popen[str]", message: msgspec.Struct, answer: str) -> None:
-    """Send one line and wait for its answer. Raises `ReplicaServerFailed`."""
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(msgspec.json.encode(message).decode() + "\n")
-        process.stdin.flush()
-    except OSError as error:
-        raise ReplicaServerFailed(f"The replica server {process.pid} ended.") from error
-    line = _read_line(process.stdout)
-    if line.strip() != answer:
-        raise ReplicaServerFailed(f"The replica server {process.pid} answered '{line.strip()}'.")
-
-
-def _read_line(stream: IO[str]) -> str:
-    """The next line; empty when it does not come in time."""
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=lambda: lines.put(stream.readline()), daemon=True).start()
-    try:
-        return lines.get(timeout=START_TIMEOUT_S)
-    except queue.Empty:
-        return ""
-
-
-def _end(process: "subprocess.Popen[str] | None") -> None:
-    if process is None:
-        return
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()

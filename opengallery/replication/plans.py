@@ -15,7 +15,8 @@ from opengallery.imagestore import ImageStat
 from opengallery.replication.leftovers import drop_replicas, sweep
 from opengallery.replication.placement import choose_stores, lock_image
 from opengallery.replication.progress import Replica, replicas, replicas_table, set_state
-from opengallery.replication.steps import ReplicaFailed, new_row, runtime, translated
+from opengallery.replication.runtime import ReplicaFailed, runtime, translated
+from opengallery.replication.steps import new_row
 
 
 class Target(TypedDict):

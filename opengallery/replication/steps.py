@@ -1,29 +1,22 @@
 """The bounded pieces of work on one replica, each safe to do again.
 
 A step takes the replica further and writes what it did; it stops as soon as the replica is unwanted.
-At most `MOVING_AT_ONCE` of them move bytes, and one a store writes: two would store the blocks that
-they have in common twice.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dbos import DBOS
 from sqlalchemy import insert, select, update
 
-from opengallery.database import Database, now
+from opengallery.database import now
 from opengallery.imagestore import (
     SEGMENT_BYTES,
     CorruptBlock,
     ImageStore,
-    ImageStoreError,
     Moved,
     PutProgress,
-    UnusableImage,
     VerifyReport,
     finish_transfer,
     open_image,
@@ -41,77 +34,18 @@ from opengallery.replication.progress import (
     replicas_table,
     set_state,
 )
-from opengallery.replication.stores import Stores, UnknownStore
-from opengallery.settings import SettingsError
+from opengallery.replication.runtime import (
+    ReplicaFailed,
+    moving_bytes,
+    reading_bytes,
+    runtime,
+    stop_if_closing,
+    translated,
+)
 
-MOVING_AT_ONCE = 3
 SOURCES_TO_TRY = 3
 STEP_BYTES = SEGMENT_BYTES
 ASSUMED_COMPRESSION = 2
-
-
-class ReplicaFailed(Exception):
-    """A replica can't be made; the message says why. (DBOS keeps it by pickle: one text, no more.)"""
-
-
-class Closing(BaseException):
-    """The server ends. No Exception, so that DBOS records nothing and does the step again next time."""
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """What the steps work on."""
-
-    database: Database
-    stores: Stores
-
-
-_runtime: Runtime | None = None
-_closing = threading.Event()
-_moving = threading.BoundedSemaphore(MOVING_AT_ONCE)
-_writing: dict[str, threading.Lock] = {}
-
-
-def bind(database: Database, stores: Stores) -> None:
-    """Give the steps what they work on; before `DBOS.launch`, which takes up unfinished work."""
-    global _runtime
-    _runtime = Runtime(database, stores)
-    _closing.clear()
-
-
-def close() -> None:
-    """Let every running step end within moments; the next start does them again. Before `DBOS.destroy`."""
-    _closing.set()
-
-
-def runtime() -> Runtime:
-    """What `bind` gave."""
-    assert _runtime is not None, "opengallery.replication.workflows.bind was not called"
-    return _runtime
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Errors of stores become `ReplicaFailed`; an image that can't be used stays what it is."""
-    try:
-        yield
-    except UnusableImage:
-        raise
-    except (ImageStoreError, OSError, SettingsError, UnknownStore) as error:
-        raise ReplicaFailed(str(error)) from error
-
-
-@contextmanager
-def _moving_bytes(store: str) -> Iterator[None]:
-    """Wait for one's turn to write into `store`."""
-    with _writing.setdefault(store, threading.Lock()), _moving, translated():
-        _stop_if_closing()
-        yield
-
-
-def _stop_if_closing() -> None:
-    if _closing.is_set():
-        raise Closing
 
 
 class _Progress:
@@ -142,7 +76,7 @@ class _Progress:
 
     def show(self, tally: Tally) -> None:
         """Write it now and then; done bytes never go down. Raises `ReplicaGone`, `Closing`."""
-        _stop_if_closing()
+        stop_if_closing()
         self._shown_bytes = max(self._shown_bytes, tally.done_bytes)
         self._meter.show(replace(tally, done_bytes=self._shown_bytes))
 
@@ -188,7 +122,7 @@ def bring(owner: str, store: str, segment: int, count: int, before: Tally) -> tu
     for source in _sources(replica):
         total, next_segment = Moved(), segment
         try:
-            with _moving_bytes(store):
+            with moving_bytes(store):
                 _set(replica, source_store=source.name, source_region=runtime().stores.region_of(source.name))
                 while next_segment < count and total.data_bytes < STEP_BYTES:
                     earlier = total
@@ -217,7 +151,7 @@ def finish(owner: str, store: str, before: Tally) -> Tally:
     failure: Exception | None = None
     for source in _sources(replica):
         try:
-            with _moving_bytes(store):
+            with moving_bytes(store):
                 moved = finish_transfer(source, target, replica.image_id)
             return progress.end(progress.tally(moved, 0))
         except ReplicaFailed as error:
@@ -241,8 +175,7 @@ def read_back(owner: str, store: str, segment: int, count: int, before: Tally) -
     def show(report: VerifyReport) -> None:
         progress.show(progress.tally(Moved(), report.checked_bytes))
 
-    with _moving, translated():
-        _stop_if_closing()
+    with reading_bytes():
         try:
             manifest = target.manifest(replica.image_id)
         except CorruptBlock as error:
@@ -304,10 +237,10 @@ def put(owner: str, store: str, path: str) -> dict[str, Any]:
     meter = Meter(runtime().database, owner, store)
 
     def show(progress: PutProgress) -> None:
-        _stop_if_closing()
+        stop_if_closing()
         meter.show(Tally(done_bytes=progress.done_bytes))
 
-    with _moving_bytes(store), open_image(Path(path), runtime().stores.max_size_bytes) as source:
+    with moving_bytes(store), open_image(Path(path), runtime().stores.max_size_bytes) as source:
         _set(replica, total_bytes=source.size_bytes, work_bytes=2 * source.size_bytes)
         while True:
             report = target.put(source, show)

@@ -16,7 +16,7 @@ from opengallery.replication import leftovers, steps
 from opengallery.replication.placement import TooManyReplicas, lock_image
 from opengallery.replication.plans import NothingToReplicate, Target, make_plan, settle
 from opengallery.replication.progress import ReplicaGone, Tally, replicas, replicas_table
-from opengallery.replication.steps import ReplicaFailed, bind, close, runtime
+from opengallery.replication.runtime import ReplicaFailed, bind, close, runtime
 
 __all__ = [
     "Ingested",

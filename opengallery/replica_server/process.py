@@ -1,0 +1,69 @@
+"""A replica server as a process: start it, talk to it by lines, end it."""
+
+import contextlib
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from typing import IO
+
+import msgspec
+
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 5
+
+
+class ReplicaServerFailed(Exception):
+    """A replica server did not start, or ended at once."""
+
+
+def spawn(listener: socket.socket) -> "subprocess.Popen[str]":
+    """Start a process that inherits `listener`, in a session of its own, so that Ctrl-C is not for it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "opengallery.replica_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[listener.fileno()],
+        start_new_session=True,
+    )
+
+
+def tell(process: "subprocess.Popen[str]", message: msgspec.Struct, answer: str) -> None:
+    """Send one line and wait for its answer. Raises `ReplicaServerFailed`."""
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(msgspec.json.encode(message).decode() + "\n")
+        process.stdin.flush()
+    except OSError as error:
+        raise ReplicaServerFailed(f"The replica server {process.pid} ended.") from error
+    line = _read_line(process.stdout)
+    if line.strip() != answer:
+        raise ReplicaServerFailed(f"The replica server {process.pid} answered '{line.strip()}'.")
+
+
+def _read_line(stream: IO[str]) -> str:
+    """The next line; empty when it does not come in time."""
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=lambda: lines.put(stream.readline()), daemon=True).start()
+    try:
+        return lines.get(timeout=START_TIMEOUT_S)
+    except queue.Empty:
+        return ""
+
+
+def end(process: "subprocess.Popen[str] | None") -> None:
+    """End a process, by force when it takes too long, and close its pipes."""
+    if process is None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
