@@ -1,6 +1,7 @@
 """A replica server as a process: start it, talk to it by lines, end it."""
 
 import contextlib
+import os
 import queue
 import socket
 import subprocess
@@ -9,6 +10,8 @@ import threading
 from typing import IO
 
 import msgspec
+
+from opengallery.replication.keys import ENVIRONMENT
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 5
@@ -27,6 +30,8 @@ def spawn(listener: socket.socket) -> "subprocess.Popen[str]":
         text=True,
         pass_fds=[listener.fileno()],
         start_new_session=True,
+        # It gets the data keys it needs; the key that wraps them all is none of its business.
+        env={name: value for name, value in os.environ.items() if name != ENVIRONMENT},
     )
 
 
