@@ -101,7 +101,6 @@ def start_work(services: Services) -> None:
         "name": "opengallery",
         "system_database_url": services.settings.workflow_database,
         "application_version": WORKFLOW_VERSION,
-        "max_executor_threads": 512,
         "console_log_level": "ERROR",
     }
     DBOS(config=config)
