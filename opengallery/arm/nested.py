@@ -22,6 +22,8 @@ def put(work: Work, resource_id: ResourceId, api_version: str | None, body: dict
 
 
 def _put(work: Work, resource_id: str, api_version: str | None, body: dict[str, Any]) -> str | None:
+    if work.is_canceled():
+        raise ArmError("OperationPreempted", f"'{work.id}' is being deleted.", status=409)
     target = ResourceId.parse(resource_id)
     declared = work.registry.require(target.type, api_version)
     if api_version is not None:

@@ -22,7 +22,7 @@ from opengallery.arm import resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
-from opengallery.arm.resource_type import Registry
+from opengallery.arm.resource_type import Registry, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.database import Json, UtcDateTime, metadata, now
@@ -114,8 +114,26 @@ class Work:
         self.principal = msgspec.convert(operation.principal, Principal)
 
     def step(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
-        """Run `function` as one durable step: its result is kept, and not computed again after a crash."""
-        return DBOS.run_step({"name": name}, function, *arguments)
+        """Run `function` as one durable step: its result is kept, and not computed again after a crash.
+
+        What fails while the server ends is not kept: the next server does the step again.
+        """
+
+        def attempt() -> T:
+            try:
+                return function(*arguments)
+            except Exception:
+                if self.services.closing.is_set():
+                    _park()
+                raise
+
+        return DBOS.run_step({"name": name}, attempt)
+
+    def is_canceled(self) -> bool:
+        """Whether the resource is being deleted, so that this work is for nothing."""
+        with self.services.database.read() as connection:
+            operation = get(connection, self.operation.id)
+        return operation is not None and operation.status == CANCELED
 
     def resource(self) -> Resource:
         """The resource as it stands. Raises `ArmError` when it has been deleted meanwhile."""
@@ -252,9 +270,48 @@ def _handler(work: Work) -> Any:
     if verb == "PUT":
         return declared.fulfil(work) if declared.fulfil else None
     if verb == "DELETE":
-        return declared.remove(work) if declared.remove else None
+        return _remove(work, declared) if declared.remove else None
     fulfil = declared.actions[verb].fulfil
     return fulfil(work) if fulfil else None
+
+
+def _remove(work: Work, declared: ResourceType) -> None:
+    """Delete; and again when work that was canceled has ended, for it may have made something meanwhile."""
+    assert declared.remove is not None
+    declared.remove(work)
+    if canceled := work.step("find canceled work", _canceled_work, work):
+        work.step("wait for canceled work", _wait_for_end, work, canceled)
+        declared.remove(work)
+
+
+def _canceled_work(work: Work) -> list[str]:
+    """The canceled operations of the resource whose workflows, or the workflows of these, still run."""
+    with work.services.database.read() as connection:
+        query = select(operations.c.id).where(
+            operations.c.resource_key == work.key, operations.c.status == CANCELED
+        )
+        canceled = connection.scalars(query).all()
+    return [operation_id for operation_id in canceled if _is_at_work(operation_id)]
+
+
+def _is_at_work(operation_id: str) -> bool:
+    """A workflow's id begins with that of the workflow that started it."""
+    found = DBOS.list_workflows(
+        workflow_id_prefix=operation_id,
+        status=["PENDING", "ENQUEUED", "DELAYED"],
+        limit=1,
+        load_input=False,
+        load_output=False,
+    )
+    return bool(found)
+
+
+def _wait_for_end(work: Work, operation_ids: list[str]) -> None:
+    pause = threading.Event()
+    while any(_is_at_work(operation_id) for operation_id in operation_ids):
+        if work.services.closing.is_set():
+            _park()
+        pause.wait(0.2)
 
 
 def _finish(runtime: _Runtime, operation_id: str, error: dict[str, Any] | None, output: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
+from sqlalchemy import Connection
 
 from opengallery.arm import resources
 from opengallery.arm.call import Call
@@ -27,7 +28,8 @@ from opengallery.imagestore import UnusableImage
 from opengallery.imagestore.formats import open_image
 from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS
 from opengallery.providers.compute.page_blobs import new_key, sas_url, settled
-from opengallery.replication import progress, workflows
+from opengallery.providers.compute.replicas import complete
+from opengallery.replication import workflows
 
 MIB = 1024**2
 FOOTER_BYTES = 512
@@ -100,12 +102,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         source = call.linked(
             text, where, "Microsoft.Compute/disks", "Microsoft.Compute/galleries/images/versions"
         )
-        here = [
-            replica
-            for replica in progress.replicas(call.connection, source.key)
-            if replica.region == new.location and replica.state == "Completed"
-        ]
-        if not here:
+        if not complete(call.connection, source.key, new.location):
             raise invalid_parameter(
                 where, f"'{source.id.name}' has no image in '{new.location}'. Choose its region."
             )
@@ -143,7 +140,7 @@ def adopt(work: Work, source_key: str) -> None:
 
 def _has_image(work: Work) -> bool:
     with work.services.database.read() as connection:
-        return bool(progress.replicas(connection, work.key))
+        return bool(complete(connection, work.key))
 
 
 def _lay_out(work: Work) -> bool:
@@ -209,79 +206,91 @@ def check_upload(services: Services, disk: Resource) -> None:
         ) from error
 
 
-def check_free(disk: Resource) -> None:
-    """Raise 409 while an operation takes the disk's bytes in."""
-    if "takenInBy" in disk.private:
-        raise _being_taken_in(disk)
-
-
-def _being_taken_in(disk: Resource) -> ArmError:
-    return ArmError(
-        "OperationNotAllowed",
-        f"The upload of the disk '{disk.id.name}' is being taken in. Wait until it is, and try again.",
-        status=409,
-    )
+def check_free(disk: Resource, taker: str = "") -> None:
+    """Raise 409 while the upload is being taken in by a resource other than `taker`."""
+    if disk.private.get("takenInBy", taker) != taker:
+        raise ArmError(
+            "OperationNotAllowed",
+            f"The upload of the disk '{disk.id.name}' is being taken in by {disk.private['takenInBy']}. "
+            "Wait until it is, and try again.",
+            status=409,
+        )
 
 
 def _check_end(call: Call, disk: Resource, _body: dict[str, Any]) -> None:
     check_free(disk)
-    if is_waiting(disk) and "uploadKey" in disk.private:
-        check_upload(call.services, disk)
+    if "uploadKey" in disk.private:
+        reserve(call, disk, disk.key)
+
+
+def _check_delete(_call: Call, disk: Resource) -> None:
+    check_free(disk, disk.key)
+
+
+def reserve(call: Call, disk: Resource, taker: str) -> None:
+    """Let `taker` take the upload in, and nobody else. Raises 400 when the upload can't be used, 409 when
+    another one has it."""
+    check_free(disk, taker)
+    check_upload(call.services, disk)
+    resources.change_private(call.connection, disk.key, takenInBy=taker)
+
+
+def release(connection: Connection, disk_key: str, taker: str) -> None:
+    """`taker` takes the upload in no more: others may."""
+    disk = resources.get(connection, disk_key)
+    if disk is not None and disk.private.get("takenInBy") == taker:
+        resources.change_private(connection, disk_key, takenInBy=None)
 
 
 def _revoke(work: Work) -> None:
-    take_in(work, work.key, granted_only=True)
+    take_in(work, work.key)
 
 
-def take_in(work: Work, key: str, *, granted_only: bool = False) -> None:
-    """End the upload of the disk `key`: revoke its SAS, put its bytes into the region's first store.
+def take_in(work: Work, key: str) -> None:
+    """End the upload of the disk `key`, which is reserved: revoke its SAS, put its bytes into the region's
+    first store.
 
-    Does nothing for a disk that has its bytes, nor, when `granted_only`, for one without a SAS. Raises
-    `ArmError` when the bytes can't be used: the disk waits for others then, and access can be granted again.
+    Does nothing for a disk that is not reserved for this resource. Raises `ArmError` when the bytes can't
+    be used: the disk waits for others then, and access can be granted again.
     """
-    found = work.step("revoke", _close_upload, work, key, granted_only)
-    if found is None:
-        return
-    path, location = found
     try:
+        found = work.step("revoke", _close_upload, work, key)
+        if found is None:
+            return
+        path, location = found
         workflows.ingest(key, work.principal.tenant_id, path, location)
-    except (UnusableImage, workflows.ReplicaFailed, workflows.ReplicationStopped) as failure:
+    except Exception as failure:
         work.step("reopen", _reopen, work, key)
         raise ingest_refused(failure, "disk") from failure
     work.step("finish upload", _finish_upload, work, key, path)
 
 
-def ingest_refused(failure: Exception, target: str) -> ArmError:
+def ingest_refused(failure: Exception, target: str) -> Exception:
     """What a client is told when an image can't be brought in."""
     if isinstance(failure, UnusableImage):
         return ArmError("InvalidParameter", f"The image can't be used: {failure}", target=target)
     if isinstance(failure, workflows.ReplicationStopped):
         return ArmError("OperationPreempted", "It was deleted meanwhile.", target=target, status=409)
-    return ArmError(
-        "ImageIngestFailed", f"{failure} Mend what it says, and try again.", target=target, status=409
-    )
+    if isinstance(failure, workflows.ReplicaFailed):
+        message = f"{failure} Mend what it says, and try again."
+        return ArmError("ImageIngestFailed", message, target=target, status=409)
+    return failure
 
 
-def _close_upload(work: Work, key: str, granted_only: bool) -> tuple[str, str] | None:
+def _close_upload(work: Work, key: str) -> tuple[str, str] | None:
     with work.services.database.write() as connection:
         disk = resources.get(connection, key)
-        if disk is None or not is_waiting(disk):
+        if disk is None or not is_waiting(disk) or disk.private.get("takenInBy") != work.key:
             return None
-        if disk.private.get("takenInBy", work.operation.id) != work.operation.id:
-            raise _being_taken_in(disk)
-        if granted_only and not disk.private.keys() & {"uploadKey", "takenInBy"}:
-            return None
-        path = staged_file(work.services, disk)
-        disk.private.pop("uploadKey", None)
-        disk.private["takenInBy"] = work.operation.id
-        resources.save(connection, disk)
+        resources.change_private(connection, key, uploadKey=None)
+    path = staged_file(work.services, disk)
     settled(path)
     return str(path), disk.location or ""
 
 
 def _reopen(work: Work, key: str) -> None:
     with work.services.database.write() as connection:
-        resources.change_private(connection, key, takenInBy=None)
+        release(connection, key, work.key)
 
 
 def _finish_upload(work: Work, key: str, path: str) -> None:
@@ -323,6 +332,7 @@ RESOURCE_TYPE = ResourceType(
     fulfil=_create,
     remove=_remove,
     view=_view,
+    before_delete=_check_delete,
     created_status=202,
     actions={
         "beginGetAccess": Action(

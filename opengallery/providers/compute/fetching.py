@@ -1,8 +1,9 @@
 """Fetching: bring a file from a URL that the operator allows. Everything else is refused."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -16,14 +17,8 @@ _TIMEOUT_S = 30
 
 def check_url(settings: Settings, url: str) -> None:
     """Raise 400 unless the URL begins with one of the settings' `images.fetch_allow`."""
-    parts = urlsplit(url)
-    if parts.scheme in ("http", "https") and not parts.username and ".." not in parts.path:
-        for allowed in settings.images.fetch_allow:
-            known = urlsplit(allowed)
-            if (known.scheme, known.netloc) == (parts.scheme, parts.netloc) and parts.path.startswith(
-                known.path
-            ):
-                return
+    if any(_is_under(url, allowed) for allowed in settings.images.fetch_allow):
+        return
     raise invalid_parameter(
         _TARGET,
         "This server fetches images only from the URLs that its operator allows (images.fetch_allow "
@@ -31,8 +26,25 @@ def check_url(settings: Settings, url: str) -> None:
     )
 
 
-def fetch(settings: Settings, url: str, path: Path) -> None:
-    """Write the URL's content to `path`. Follows no redirect. Raises 400 when that fails or is too large."""
+def _is_under(url: str, allowed: str) -> bool:
+    """Whether a URL is the allowed one, or is below it as a path."""
+    try:
+        parts, known = urlsplit(url), urlsplit(allowed)
+    except ValueError:
+        return False
+    path = unquote(parts.path)
+    return (
+        parts.scheme in ("http", "https")
+        and (parts.scheme, parts.netloc) == (known.scheme, known.netloc)
+        and ".." not in path
+        and "\\" not in path
+        and (path == known.path or path.startswith(known.path.rstrip("/") + "/"))
+    )
+
+
+def fetch(settings: Settings, url: str, path: Path, is_canceled: Callable[[], bool]) -> None:
+    """Write the URL's content to `path`. Follows no redirect. Raises 400 when that fails or is too large,
+    409 as soon as `is_canceled` says so."""
     limit = settings.images.max_size_bytes + 512
     path.parent.mkdir(mode=0o700, exist_ok=True)
     size = 0
@@ -47,15 +59,18 @@ def fetch(settings: Settings, url: str, path: Path) -> None:
                 )
             for piece in response.iter_bytes(_PIECE_BYTES):
                 size += len(piece)
+                if is_canceled():
+                    raise ArmError("OperationPreempted", "The image is being deleted.", status=409)
                 if size > limit:
                     raise invalid_parameter(_TARGET, f"The file is over the limit of {limit} bytes.")
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-    except (httpx.HTTPError, ArmError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         path.unlink(missing_ok=True)
-        if isinstance(error, ArmError):
-            raise
         raise invalid_parameter(
             _TARGET, f"The URL can't be read: {error}. Check it, and try again."
         ) from error
+    except (ArmError, OSError):
+        path.unlink(missing_ok=True)
+        raise

@@ -9,12 +9,12 @@ from typing import Any
 from opengallery.arm import resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
-from opengallery.arm.resources import SUCCEEDED, Resource
-from opengallery.providers.compute import image_definitions, image_versions, managed_images
+from opengallery.arm.resources import CREATING, DELETING, Resource
+from opengallery.providers.compute import image_definitions, image_versions, managed_images, replicas
 from opengallery.regions import REGIONS
-from opengallery.replication import progress
 
 TARGET = "imageReference"
+UNPUBLISHED = (CREATING, DELETING)
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,14 @@ def refer(call: Call, reference: dict[str, Any], location: str) -> ReferredImage
     )
     if found.id.type == image_definitions.RESOURCE_TYPE.type:
         found = _latest(call, found, location)
-    here = [
-        replica
-        for replica in progress.replicas(call.connection, found.key)
-        if replica.region == location and replica.state == "Completed"
-    ]
+    if found.state in UNPUBLISHED:
+        raise ArmError(
+            "OperationNotAllowed",
+            f"'{found.id.name}' is {found.state}. Wait until it is Succeeded, or give another image.",
+            target=TARGET,
+            status=409,
+        )
+    here = replicas.complete(call.connection, found.key, location)
     if not here:
         raise _not_here(found, location)
     described = image_versions.described(call, found)
@@ -63,13 +66,13 @@ def refer(call: Call, reference: dict[str, Any], location: str) -> ReferredImage
 
 
 def _latest(call: Call, definition: Resource, location: str) -> Resource:
-    """The highest version that is Succeeded, not excluded from latest, and replicated in the region."""
+    """The highest published version that is not excluded from latest and has a replica in the region."""
     candidates = [
         version
         for version in resources.children(call.connection, definition.id, image_versions.RESOURCE_TYPE.type)
-        if version.state == SUCCEEDED
-        and not version.properties["publishingProfile"].get("excludeFromLatest")
-        and any(target["region"] == location for target in image_versions.targets(version))
+        if version.state not in UNPUBLISHED
+        and not image_versions.is_excluded_from_latest(version, location)
+        and replicas.complete(call.connection, version.key, location)
     ]
     if not candidates:
         raise _not_here(definition, location)

@@ -17,7 +17,7 @@ from opengallery.arm.resources import SUCCEEDED, Resource
 from opengallery.database import now
 from opengallery.providers.compute import GALLERY_VERSIONS
 from opengallery.providers.compute.galleries import require_source_region
-from opengallery.providers.compute.replicas import list_replicas
+from opengallery.providers.compute.replicas import complete, list_replicas
 from opengallery.regions import REGIONS, find_region
 from opengallery.replication import progress, workflows
 
@@ -113,6 +113,15 @@ def targets(version: Resource) -> list[workflows.Target]:
     ]
 
 
+def is_excluded_from_latest(version: Resource, region: str) -> bool:
+    """Whether `latest` passes over the version in this region."""
+    profile = version.properties["publishingProfile"]
+    return bool(profile.get("excludeFromLatest")) or any(
+        target.get("excludeFromLatest") and find_region(target["name"]) == REGIONS[region]
+        for target in profile["targetRegions"]
+    )
+
+
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if old is None:
         check_name(new.id.name)
@@ -199,7 +208,7 @@ def _check_source(call: Call, new: Resource, text: str) -> None:
             f"The source is in '{source.location}', the version in '{new.location}'. "
             "Create the version in the region of its source (-l), and name the others as target regions.",
         )
-    if not progress.replicas(call.connection, source.key):
+    if not complete(call.connection, source.key):
         raise ArmError(
             "OperationNotAllowed",
             f"'{source.id.name}' has no image yet. Upload it, and end the upload by 'az disk revoke-access'.",
@@ -233,12 +242,19 @@ def _publish(work: Work) -> None:
     source = (source_id(version) or "").lower()
     try:
         workflows.replicate(work.key, source, targets(version))
-    except workflows.ReplicationFailed as failure:
+    except (
+        workflows.ReplicationFailed,
+        workflows.NothingToReplicate,
+        workflows.TooManyReplicas,
+        workflows.ReplicaFailed,
+    ) as failure:
         raise ArmError(
             "ReplicationJobFailed",
             f"{failure} Mend what it says, and update the version (az sig image-version update) to try again.",
             status=409,
         ) from failure
+    except workflows.ReplicationStopped as failure:
+        raise ArmError("OperationPreempted", "The version is being deleted.", status=409) from failure
     work.step("describe", _describe, work)
 
 

@@ -9,13 +9,15 @@ from opengallery.arm.call import Call, parse_linked
 from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Properties, ResourceType
-from opengallery.arm.resources import SUCCEEDED, Resource
+from opengallery.arm.resources import FAILED, SUCCEEDED, Resource
 from opengallery.imagestore import UnusableImage
 from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, disks
 from opengallery.providers.compute.fetching import check_url, fetch
-from opengallery.replication import progress, workflows
+from opengallery.providers.compute.replicas import complete
+from opengallery.replication import workflows
 
 _DISK = "properties.storageProfile.osDisk.managedDisk.id"
+_BLOB = "properties.storageProfile.osDisk.blobUri"
 
 
 class DiskReference(Properties):
@@ -50,7 +52,7 @@ class ImageProperties(Properties):
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
-    if old is not None:
+    if old is not None and old.state != FAILED:
         return
     properties = new.properties
     disk = properties["storageProfile"]["osDisk"]
@@ -83,9 +85,7 @@ def _check_disk(call: Call, new: Resource, disk: dict[str, Any]) -> None:
         raise invalid_parameter(
             "location", f"The disk is in '{source.location}'. Create the image in the same region (-l)."
         )
-    if disks.is_waiting(source):
-        disks.check_upload(call.services, source)
-    elif not progress.replicas(call.connection, source.key):
+    if not disks.is_waiting(source) and not complete(call.connection, source.key):
         raise ArmError("OperationNotAllowed", f"The disk '{source.id.name}' holds no image.", status=409)
     wanted = source.properties.get("hyperVGeneration")
     if wanted and wanted != new.properties["hyperVGeneration"]:
@@ -93,32 +93,50 @@ def _check_disk(call: Call, new: Resource, disk: dict[str, Any]) -> None:
             "properties.hyperVGeneration",
             f"The disk's generation is {wanted}. Give the same: --hyper-v-generation {wanted}.",
         )
+    if disks.is_waiting(source):
+        disks.reserve(call, source, new.key)
 
 
 def _create(work: Work) -> None:
     """Take over the disk's image (ending its upload if that is still open), or fetch the URL's."""
-    image = work.resource()
-    with work.services.database.read() as connection:
-        if progress.replicas(connection, work.key):
-            return
-    disk = image.properties["storageProfile"]["osDisk"]
+    if work.step("has image", _has_image, work):
+        return
+    disk = work.resource().properties["storageProfile"]["osDisk"]
     if "managedDisk" in disk:
         key = parse_linked(disk["managedDisk"]["id"], _DISK).key
         disks.take_in(work, key)
-        workflows.adopt(work.key, key, image.location or "")
+        disks.adopt(work, key)
     else:
-        path = work.services.settings.data / "uploads" / work.operation.id
-        work.step("fetch", fetch, work.services.settings, disk["blobUri"], path)
-        try:
-            workflows.ingest(work.key, work.principal.tenant_id, str(path), image.location or "")
-        except UnusableImage as error:
-            raise invalid_parameter("properties.storageProfile.osDisk.blobUri", str(error)) from error
-        finally:
-            path.unlink(missing_ok=True)
+        _fetch(work, disk["blobUri"])
+
+
+def _has_image(work: Work) -> bool:
+    """Whether the image is complete: an update has nothing to bring then."""
+    with work.services.database.read() as connection:
+        return bool(complete(connection, work.key))
+
+
+def _fetch(work: Work, url: str) -> None:
+    path = work.services.settings.data / "uploads" / work.operation.id
+    work.step("fetch", fetch, work.services.settings, url, path, work.is_canceled)
+    try:
+        workflows.ingest(work.key, work.principal.tenant_id, str(path), work.resource().location or "")
+    except (UnusableImage, workflows.ReplicaFailed, workflows.ReplicationStopped) as failure:
+        work.step("delete the unusable file", path.unlink, True)
+        raise disks.ingest_refused(failure, _BLOB) from failure
+    work.step("delete the fetched file", path.unlink, True)
 
 
 def _remove(work: Work) -> None:
     workflows.remove(work.key)
+    work.step("release the disk", _release_disk, work)
+
+
+def _release_disk(work: Work) -> None:
+    disk = work.resource().properties["storageProfile"]["osDisk"].get("managedDisk")
+    if disk is not None:
+        with work.services.database.write() as connection:
+            disks.release(connection, parse_linked(disk["id"], _DISK).key, work.key)
 
 
 RESOURCE_TYPE = ResourceType(

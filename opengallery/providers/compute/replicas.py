@@ -4,6 +4,7 @@ from typing import Any
 
 import structlog
 from dbos import DBOS
+from sqlalchemy import Connection
 
 from opengallery.arm.call import Call
 from opengallery.arm.resources import Resource
@@ -13,6 +14,15 @@ from opengallery.replication import placement, progress, workflows
 RECORD_INTERVAL_S = 5
 
 log = structlog.get_logger()
+
+
+def complete(connection: Connection, key: str, region: str | None = None) -> list[progress.Replica]:
+    """The replicas (in `region`) that hold a resource's whole image, verified."""
+    return [
+        replica
+        for replica in progress.replicas(connection, key)
+        if replica.state == "Completed" and region in (None, replica.region)
+    ]
 
 
 def record_reads(services: Services) -> None:
