@@ -70,6 +70,31 @@ def may(connection: Connection, principal: Principal, action: str, scope: Resour
     return any(ROLES[role_id].allows(action) for (role_id,) in rows if role_id in ROLES)
 
 
+class Assigned:
+    """All that a principal's assignments allow, read at once: for lists, where one question a row is too much."""
+
+    def __init__(self, connection: Connection, principal: Principal) -> None:
+        """Read the assignments."""
+        self._roles: dict[str, list[Role]] = {}
+        rows = connection.execute(
+            select(role_assignments.c.scope, role_assignments.c.role_definition_id).where(
+                role_assignments.c.principal_id == principal.object_id
+            )
+        )
+        for scope, role_id in rows:
+            if role_id in ROLES:
+                self._roles.setdefault(scope, []).append(ROLES[role_id])
+
+    def may(self, action: str, scope: ResourceId) -> bool:
+        """Whether `action` is allowed at `scope`: the same answer as the function `may`."""
+        return any(role.allows(action) for key in scope.scopes() for role in self._roles.get(key, ()))
+
+    def below(self, scope: ResourceId) -> list[str]:
+        """Keys of the scopes below `scope` with an assignment of their own."""
+        start = scope.key.rstrip("/") + "/"
+        return sorted(key for key in self._roles if key.startswith(start) and key != start)
+
+
 def assign(connection: Connection, principal_id: str, role: Role, scope: str) -> None:
     """Give `role` at `scope` (an id's key, or `/`) to a principal; nothing changes if it has it."""
     found = connection.execute(

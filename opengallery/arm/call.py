@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from opengallery.arm import resources
 from opengallery.arm.access import may
@@ -30,9 +30,25 @@ class Call:
         """A resource, or None."""
         return resources.get(self.connection, resource_id)
 
+    def option(self, name: str) -> str | None:
+        """A parameter of the query (`$expand`), whose name may come in any case."""
+        return next((value for known, value in self.query.items() if known.lower() == name), None)
+
+    def lock(self, name: str) -> None:
+        """Wait until no other transaction holds the lock `name`, and hold it until this one ends.
+
+        PostgreSQL lets writing transactions run side by side; SQLite has one at a time, which is enough.
+        """
+        if self.connection.dialect.name == "postgresql":
+            self.connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+    def may(self, action: str, scope: ResourceId) -> bool:
+        """Whether the caller may take `action` at `scope`."""
+        return may(self.connection, self.principal, action, scope)
+
     def authorize(self, action: str, scope: ResourceId) -> None:
         """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`."""
-        if not may(self.connection, self.principal, action, scope):
+        if not self.may(action, scope):
             raise ArmError(
                 "AuthorizationFailed",
                 f"The client '{self.principal.app_id or self.principal.object_id}' with object id "
@@ -50,7 +66,7 @@ class Call:
         """
         resource_id = parse_linked(text, target, *types)
         action = f"{resource_id.type}/read"
-        if not may(self.connection, self.principal, action, resource_id):
+        if not self.may(action, resource_id):
             raise ArmError(
                 "LinkedAuthorizationFailed",
                 f"The client '{self.principal.object_id}' needs permission to perform action '{action}' on the "

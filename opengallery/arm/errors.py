@@ -6,6 +6,8 @@ Source: Microsoft REST API guidelines for Azure, `{"error": {"code", "message", 
 from collections.abc import Sequence
 from typing import Any
 
+from opengallery.arm.resource_id import RESOURCE_GROUPS
+
 
 class ArmError(Exception):
     """A refused request or failed operation: Azure's `code`, a `message` that says what to do."""
@@ -28,6 +30,10 @@ class ArmError(Exception):
         self.details = tuple(details)
         self.headers = headers or {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, by which a durable step keeps what it failed with."""
+        return _restored, (type(self), self.__dict__)
+
     def error(self) -> dict[str, Any]:
         """The value of the body's `error` member; also kept with a failed operation."""
         error: dict[str, Any] = {"code": self.code, "message": self.message}
@@ -46,13 +52,30 @@ class ArmError(Exception):
         )
 
 
+def _restored(kind: type[ArmError], members: dict[str, Any]) -> ArmError:
+    error = kind.__new__(kind, members["message"])
+    error.__dict__.update(members)
+    return error
+
+
 def resource_not_found(resource_type: str, name: str, group: str | None) -> ArmError:
-    """404 for a resource that isn't there."""
+    """404 for a resource, or resource group, that isn't there."""
+    if resource_type == RESOURCE_GROUPS:
+        return resource_group_not_found(name)
     where = f" under resource group '{group}'" if group else ""
     return ArmError(
         "ResourceNotFound",
         f"The Resource '{resource_type}/{name}'{where} was not found. "
         "Check its name and the subscription, or create it first.",
+        status=404,
+    )
+
+
+def resource_group_not_found(name: str) -> ArmError:
+    """404 for a resource group that isn't there."""
+    return ArmError(
+        "ResourceGroupNotFound",
+        f"Resource group '{name}' could not be found. Create it first: az group create -n {name} -l LOCATION.",
         status=404,
     )
 

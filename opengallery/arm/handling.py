@@ -4,15 +4,12 @@ Providers use these functions too, to make and delete resources in the name of w
 (a deployment, a scale set, a resource group's deletion).
 """
 
-import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import Any
 
 from opengallery.arm import operations, resources
-from opengallery.arm.access import may
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError, resource_not_found
+from opengallery.arm.errors import ArmError, resource_group_not_found, resource_not_found
 from opengallery.arm.resource_id import RESOURCE_GROUPS, ResourceId
 from opengallery.arm.resource_type import ResourceType
 from opengallery.arm.resources import Resource
@@ -45,6 +42,7 @@ def view(call: Call, declared: ResourceType, resource: Resource) -> dict[str, An
 
 def get(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
     """GET and HEAD of one resource: 200, or 404."""
+    _require_place(declared, resource_id)
     call.authorize(f"{declared.type}/read", resource_id)
     require_scope(call, resource_id)
     found = call.get(resource_id)
@@ -56,6 +54,7 @@ def get(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
 def get_embedded(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
     """GET of an element of a parent's list, such as a subnet of a virtual network."""
     call.authorize(f"{resource_id.type}/read", resource_id)
+    require_scope(call, resource_id)
     parent = resource_id.parent
     holder = call.get(parent) if parent else None
     items = (
@@ -69,45 +68,6 @@ def get_embedded(call: Call, declared: ResourceType, resource_id: ResourceId) ->
     raise resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
 
 
-def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId) -> Answer:
-    """All resources of a type (or of any) at or below a scope that the caller may read, page by page."""
-    require_scope(call, scope)
-    if scope.namespace and call.get(scope) is None:
-        raise resource_not_found(scope.type, scope.name, scope.resource_group)
-    size = _page_size(call)
-    found = resources.page(
-        call.connection,
-        declared.type if declared else None,
-        scope,
-        _after(call.query.get("$skiptoken")),
-        size,
-    )
-    value = []
-    for resource in found:
-        kind = declared or call.registry.find(resource.id.type)
-        if kind is None or (
-            declared is None and (resource.id.type == RESOURCE_GROUPS or len(resource.id.types) > 1)
-        ):
-            continue
-        if may(call.connection, call.principal, f"{kind.type}/read", resource.id):
-            value.append(view(call, kind, resource))
-    body: dict[str, Any] = {"value": value}
-    if len(found) == size:
-        token = base64.urlsafe_b64encode(found[-1].key.encode()).decode()
-        kind_path = f"/providers/{declared.namespace}/{declared.kind}" if declared else "/resources"
-        path = (
-            f"{scope}/{declared.kind.rsplit('/', 1)[-1]}"
-            if declared and scope.namespace
-            else f"{scope}{kind_path}"
-        )
-        if declared and declared.type == RESOURCE_GROUPS:
-            path = f"{scope}/resourceGroups"
-        top = f"&$top={size}" if "$top" in call.query else ""
-        version = call.query.get("api-version", "")
-        body["nextLink"] = f"{call.base_url}{path}?api-version={version}&$skiptoken={token}{top}"
-    return Answer(200, body)
-
-
 def put(
     call: Call,
     declared: ResourceType,
@@ -119,15 +79,16 @@ def put(
     """Create the resource or replace it: 201 or 200, with an operation where its type needs one.
 
     `parent` is the id of the operation that asks for it, if one does."""
+    _require_place(declared, resource_id)
     call.authorize(f"{declared.type}/write", resource_id)
+    call.lock(resource_id.group.key)
     require_scope(call, resource_id)
-    old = call.get(resource_id)
+    old = resources.get(call.connection, resource_id, lock=True)
     _check_match(match or {}, old)
     if old is None:
         declared.name.check(resource_id.name, declared.type)
-        _require_parent(call, resource_id)
     _refuse_while_busy(call, resource_id, old)
-    new = Resource(old.id if old else resource_id)
+    new = Resource(old.id if old else _id_to_create(call, declared, resource_id))
     if old is not None:
         new.created_at, new.created_by, new.created_by_type = (
             old.created_at,
@@ -139,7 +100,8 @@ def put(
     new.modified_at = now()
     if declared.keeps_unnamed and old is not None:
         body = _merge_patch(
-            {"location": old.location, "tags": old.tags, **old.extra, "properties": old.properties}, body
+            {"location": old.location, "tags": old.tags, **old.extra, "properties": old.properties},
+            without_nulls(body),
         )
     if old is None:
         new.created_by, new.created_at = new.modified_by, new.modified_at
@@ -167,9 +129,13 @@ def patch(
     body: dict[str, Any],
     match: dict[str, str] | None = None,
 ) -> Answer:
-    """Merge the body into the resource as it stands (a null takes a tag or member out), then PUT that."""
+    """Merge the body into the resource as it stands (a null takes a member out), then PUT that.
+
+    Tags are replaced as a whole, as ARM does."""
+    _require_place(declared, resource_id)
     call.authorize(f"{declared.type}/write", resource_id)
-    old = call.get(resource_id)
+    call.lock(resource_id.group.key)
+    old = resources.get(call.connection, resource_id, lock=True)
     if old is None:
         require_scope(call, resource_id)
         raise resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
@@ -186,11 +152,15 @@ def delete(
     """Delete the resource: 204 when it isn't there, 200 when done at once, 202 with an operation else.
 
     Work that is still under way for it is canceled."""
+    _require_place(declared, resource_id)
     call.authorize(f"{declared.type}/delete", resource_id)
+    call.lock(resource_id.group.key)
     require_scope(call, resource_id, group=False)
-    old = call.get(resource_id)
+    old = resources.get(call.connection, resource_id, lock=True)
     _check_match(match or {}, old)
     if old is None:
+        if declared.type == RESOURCE_GROUPS:
+            raise resource_group_not_found(resource_id.name)
         return Answer(204)
     busy = operations.running(call.connection, old.key)
     if busy is not None and busy.verb == "DELETE":
@@ -204,10 +174,10 @@ def delete(
         )
     if declared.before_delete is not None:
         declared.before_delete(call, old)
+    operations.cancel(call.connection, old.key)
     if declared.remove is None:
         resources.forget(call.connection, old.key)
         return Answer(200)
-    operations.cancel(call.connection, old.key)
     resources.set_state(call.connection, old.key, resources.DELETING)
     operation = operations.begin(call, old.id, "DELETE")
     return Answer(202, None, asynchronous(call, operation, location=True), operation)
@@ -228,9 +198,12 @@ def act(
             f"{', '.join(f'{known.method} {verb}' for verb, known in declared.actions.items()) or 'none'}.",
             status=404 if action is None else 405,
         )
+    _require_place(declared, resource_id)
     call.authorize(action.permission, resource_id)
+    if method != "GET":
+        call.lock(resource_id.group.key)
     require_scope(call, resource_id)
-    found = call.get(resource_id)
+    found = resources.get(call.connection, resource_id, lock=method != "GET")
     if found is None:
         raise resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
     body = without_nulls(body)
@@ -274,23 +247,52 @@ def require_scope(call: Call, resource_id: ResourceId, *, group: bool = True) ->
             status=404,
         )
     if group and resource_id.resource_group and resource_id.namespace and call.get(resource_id.group) is None:
+        raise resource_group_not_found(resource_id.resource_group)
+
+
+def _require_place(declared: ResourceType, resource_id: ResourceId) -> None:
+    """Raise 404 for an id in a place where its type never is: they all lie in a resource group."""
+    is_group = declared.type == RESOURCE_GROUPS
+    if (
+        not resource_id.subscription
+        or not resource_id.resource_group
+        or is_group == bool(resource_id.namespace)
+    ):
+        place = "" if is_group else f"/providers/{declared.type}/..."
         raise ArmError(
-            "ResourceGroupNotFound",
-            f"Resource group '{resource_id.resource_group}' could not be found. "
-            f"Create it first: az group create -n {resource_id.resource_group} -l LOCATION.",
+            "InvalidResourceId",
+            f"'{resource_id}' is no id of a '{declared.type}'. "
+            f"Ask for /subscriptions/{{subscription}}/resourceGroups/{{group}}{place}.",
             status=404,
         )
 
 
-def _require_parent(call: Call, resource_id: ResourceId) -> None:
-    parent = resource_id.parent
-    if len(resource_id.types) > 1 and parent is not None and call.get(parent) is None:
+def _id_to_create(call: Call, declared: ResourceType, resource_id: ResourceId) -> ResourceId:
+    """The id with all above its name spelled as it was created, which has to be there and to stay."""
+    if declared.type == RESOURCE_GROUPS:
+        return ResourceId((resource_id.subscription or "").lower(), resource_id.resource_group)
+    group = call.get(resource_id.group)
+    parent = call.get(resource_id.parent) if len(resource_id.types) > 1 and resource_id.parent else group
+    if parent is None or group is None:
+        above = resource_id.parent or resource_id
         raise ArmError(
             "ParentResourceNotFound",
-            f"Can not perform requested operation on nested resource. Parent resource '{parent.name}' "
-            f"('{parent.type}') not found. Create it first.",
+            f"Can not perform requested operation on nested resource. Parent resource '{above.name}' "
+            f"('{above.type}') not found. Create it first.",
             status=404,
         )
+    if resources.DELETING in (group.state, parent.state):
+        raise ArmError(
+            "ResourceGroupBeingDeleted"
+            if group.state == resources.DELETING
+            else "ParentResourceBeingDeleted",
+            f"'{resource_id.name}' can't be created: what it would lie in "
+            f"('{group.id.name if group.state == resources.DELETING else parent.id.name}') is being deleted. "
+            "Wait until that has ended.",
+            status=409,
+        )
+    kind = declared.type if parent is group else declared.kind.rsplit("/", 1)[-1]
+    return parent.id.child(kind, resource_id.name)
 
 
 def _refuse_while_busy(call: Call, resource_id: ResourceId, old: Resource | None) -> None:
@@ -305,16 +307,21 @@ def _refuse_while_busy(call: Call, resource_id: ResourceId, old: Resource | None
 
 
 def _check_match(match: dict[str, str], old: Resource | None) -> None:
-    etag = f'"{old.etag}"' if old else None
     wanted, unwanted = match.get("if-match"), match.get("if-none-match")
-    if (wanted and (etag is None or wanted not in ("*", etag))) or (
-        unwanted and etag is not None and unwanted in ("*", etag)
+    if (wanted is not None and not _names_etag(wanted, old)) or (
+        unwanted is not None and _names_etag(unwanted, old)
     ):
         raise ArmError(
             "PreconditionFailed",
             "The resource's etag doesn't fit the condition of the request. Read the resource again, and repeat.",
             status=412,
         )
+
+
+def _names_etag(condition: str, old: Resource | None) -> bool:
+    """Whether a list of etags, or `*`, means the resource as it stands. RFC 9110."""
+    given = {part.strip() for part in condition.split(",")}
+    return old is not None and ("*" in given or f'"{old.etag}"' in given)
 
 
 def _embedded(resource: Resource, name: str, item: dict[str, Any]) -> dict[str, Any]:
@@ -341,24 +348,3 @@ def _merge_patch(stored: Any, changes: Any) -> Any:
     for name, value in changes.items():
         result[name] = None if value is None else _merge_patch(stored.get(name, {}), value)
     return result
-
-
-def _page_size(call: Call) -> int:
-    limit = call.services.settings.page_size
-    top = call.query.get("$top")
-    if top is None:
-        return limit
-    if not top.isdigit() or int(top) == 0:
-        raise ArmError("InvalidParameter", f"$top is '{top}'. Give a number from 1 on.", target="$top")
-    return min(int(top), limit)
-
-
-def _after(token: str | None) -> str:
-    if not token:
-        return ""
-    try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
-    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise ArmError(
-            "InvalidSkipToken", "The $skiptoken is none of ours. Start again without it.", target="$skiptoken"
-        ) from error

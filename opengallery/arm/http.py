@@ -3,7 +3,7 @@
 Sync handlers run in threads; each request is one transaction, a writing one for writing methods.
 """
 
-import json
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,19 +14,29 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from opengallery.arm import handling, operations
+from opengallery.arm import handling, listing, operations
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError
+from opengallery.arm.errors import ArmError, resource_group_not_found
 from opengallery.arm.handling import Answer
-from opengallery.arm.resource_id import RESOURCE_GROUPS, MalformedId, ResourceId, ResourcePath
-from opengallery.arm.resource_type import Registry, Route, check_api_version
+from opengallery.arm.request_body import LIMIT_BYTES, read_body
+from opengallery.arm.resource_id import RESOURCE_GROUPS, MalformedId, ResourceId, ResourcePath, is_segment
+from opengallery.arm.resource_type import (
+    Registry,
+    ResourceType,
+    Route,
+    check_api_version,
+    require_api_version,
+)
 from opengallery.arm.services import Services
 from opengallery.identity.principal import Principal
 from opengallery.identity.tokens import InvalidToken
 
 log = structlog.get_logger()
-BODY_LIMIT_BYTES = 4 * 1024 * 1024
-_OPERATIONS = ("operations", "operationresults")
+_OPERATION = re.compile(
+    r"/subscriptions/(?P<subscription>[^/]+)(/providers/(?P<namespace>[^/]+)/locations/[^/]+)?"
+    r"/(?P<kind>operations|operationResults|operationStatuses)/(?P<id>[^/]+)/?",
+    re.IGNORECASE,
+)
 
 
 class ArmEndpoint:
@@ -57,8 +67,8 @@ class ArmEndpoint:
             headers["x-ms-client-request-id"] = client
         try:
             principal = self._authenticate(request)
-            body = await _read_body(request)
-            answer = await to_thread.run_sync(self._answer, request, principal, body)
+            content = await _read_content(request)
+            answer = await to_thread.run_sync(self._answer, request, principal, content)
         except ArmError as error:
             return _response(request, Answer(error.status, {"error": error.error()}, error.headers), headers)
         except Exception:
@@ -93,8 +103,10 @@ class ArmEndpoint:
                 headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'},
             ) from error
 
-    def _answer(self, request: Request, principal: Principal, body: dict[str, Any]) -> Answer:
+    def _answer(self, request: Request, principal: Principal, content: bytes) -> Answer:
         database = self._services.database
+        path = _segments(request)
+        body = read_body(content, "/" + "/".join(path))
         reads = request.method in ("GET", "HEAD")
         with database.read() if reads else database.write() as connection:
             call = Call(
@@ -108,30 +120,31 @@ class ArmEndpoint:
                 },
                 str(request.base_url).rstrip("/"),
             )
-            answer = self._dispatch(call, request, body)
+            answer = self._dispatch(call, request, path, body)
         if answer.operation is not None:
             operations.launch(answer.operation.id)
         return answer
 
-    def _dispatch(self, call: Call, request: Request, body: dict[str, Any]) -> Answer:
-        path = request.url.path.rstrip("/") or "/"
+    def _dispatch(self, call: Call, request: Request, segments: list[str], body: dict[str, Any]) -> Answer:
+        path = "/" + "/".join(segments)
         method = "GET" if request.method == "HEAD" else request.method
         version = call.query.get("api-version")
+        if not all(is_segment(segment) for segment in segments):
+            raise _no_resource(path)
         for route in self._registry.routes:
             parameters = route.match(method, path)
             if parameters is not None:
                 return _answer_route(call, route, parameters, body, version)
-        segments = [unquote(segment) for segment in path.split("/")[1:]]
-        if (operation := _find_operation(call, segments)) is not None:
-            return operation
+        if (asked := _OPERATION.fullmatch(path)) is not None and method == "GET":
+            require_api_version(version)
+            return _answer_operation(
+                call, asked["subscription"], asked["namespace"], asked["kind"], asked["id"]
+            )
         try:
             found = ResourcePath.parse(segments)
         except MalformedId as error:
-            raise ArmError(
-                "InvalidResourceId",
-                f"'{path}' is no path of a resource. Check the id it was made from.",
-                status=404,
-            ) from error
+            require_api_version(version)
+            raise _no_resource(path) from error
         if found.tail is not None:
             return self._collection_or_action(call, found, method, body, version)
         assert found.id is not None
@@ -150,11 +163,11 @@ class ArmEndpoint:
         if holder is not None and method == "GET" and self._registry.find(resource_id.type) is None:
             check_api_version(holder, version, None)
             return handling.get_embedded(call, holder, resource_id)
-        declared = self._registry.require(resource_id.type, version)
+        declared = self._require(resource_id.type, version)
         check_api_version(
             declared, version, body.get("location") if isinstance(body.get("location"), str) else None
         )
-        resource_id = _spelled_as(declared.type, resource_id)
+        resource_id = resource_id.spelled_as(declared.type)
         match = {
             name: request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers
         }
@@ -168,48 +181,88 @@ class ArmEndpoint:
             return handling.delete(call, declared, resource_id, match)
         raise ArmError("MethodNotAllowed", f"{method} is not for a resource.", status=405)
 
+    def _require(self, resource_type: str, version: str | None) -> ResourceType:
+        if self._registry.find(resource_type) is None:
+            require_api_version(version)
+        return self._registry.require(resource_type, version)
+
     def _collection_or_action(
         self, call: Call, path: ResourcePath, method: str, body: dict[str, Any], version: str | None
     ) -> Answer:
         scope, tail = path.id or ResourceId(), path.tail or ""
+        if tail.lower() == "resources" and not scope.namespace:
+            check_api_version(self._require(RESOURCE_GROUPS, version), version, None)
+            _require_get(method)
+            return listing.list_resources(call, None, scope)
         if tail == "resourceGroups":
-            declared = self._registry.require(RESOURCE_GROUPS, version)
-        elif tail.lower() == "resources" and not scope.namespace:
-            return handling.list_resources(call, None, scope)
+            declared = self._require(RESOURCE_GROUPS, version)
         elif "/" in tail:
-            declared = self._registry.require(tail, version)
+            declared = self._require(tail, version)
         else:
-            owner = self._registry.require(scope.type, version)
+            owner = self._require(scope.type, version)
+            scope = scope.spelled_as(owner.type)
             child = self._registry.find(f"{owner.type}/{tail}")
             is_action = any(verb.lower() == tail.lower() for verb in owner.actions)
+            if embedded := next((name for name in owner.embedded if name.lower() == tail.lower()), None):
+                check_api_version(owner, version, None)
+                _require_get(method)
+                return listing.list_embedded(call, owner, scope, embedded)
             if is_action or child is None or method != "GET":
                 check_api_version(owner, version, None)
-                return handling.act(call, owner, _spelled_as(owner.type, scope), tail, method, body)
+                return handling.act(call, owner, scope, tail, method, body)
             declared = child
-        if method != "GET":
-            raise ArmError(
-                "MethodNotAllowed", f"{method} is not for a collection; name one resource.", status=405
-            )
         check_api_version(declared, version, None)
-        return handling.list_resources(call, declared, scope)
+        _require_get(method)
+        return listing.list_resources(call, declared, scope)
 
 
-def _find_operation(call: Call, segments: list[str]) -> Answer | None:
-    """An operation's state, under any of the paths that `handling.asynchronous` and templates give out."""
-    if len(segments) < 2 or segments[-2].lower() not in (*_OPERATIONS, "operationstatuses"):
-        return None
-    operation = operations.get(call.connection, segments[-1])
-    if operation is None:
+def _segments(request: Request) -> list[str]:
+    """The segments of the path, each decoded once: an encoded slash is no border between two."""
+    raw: bytes | None = request.scope.get("raw_path")
+    if raw is None:
+        return str(request.scope["path"]).rstrip("/").split("/")[1:]
+    return [unquote(segment) for segment in raw.decode("latin-1").split("?")[0].rstrip("/").split("/")[1:]]
+
+
+def _no_resource(path: str) -> ArmError:
+    return ArmError(
+        "InvalidResourceId",
+        f"'{path}' is no path of a resource. Check the id it was made from.",
+        status=404,
+    )
+
+
+def _require_get(method: str) -> None:
+    if method != "GET":
         raise ArmError(
-            "NotFound", f"Operation '{segments[-1]}' is unknown. It may be of another server.", status=404
+            "MethodNotAllowed", f"{method} is not for a collection; name one resource.", status=405
         )
-    resource_id = ResourceId.parse(operation.resource_id)
+
+
+def _answer_operation(
+    call: Call, subscription: str, namespace: str | None, kind: str, operation_id: str
+) -> Answer:
+    """An operation's state or result, to who started it; to others, what their roles let them see."""
+    operation = operations.get(call.connection, operation_id)
+    resource_id = ResourceId.parse(operation.resource_id) if operation else ResourceId(subscription)
+    declared = call.registry.find(resource_id.type)
+    is_own = operation is not None and operation.principal["object_id"] == call.principal.object_id
+    if not is_own and not (declared and call.may(f"{declared.type}/read", resource_id)):
+        # The same for one that isn't there, which would tell that from one that is.
+        call.authorize(f"{namespace or 'Microsoft.Resources'}/operations/read", ResourceId(subscription))
     if (
-        operation.principal["objectId" if "objectId" in operation.principal else "object_id"]
-        != call.principal.object_id
+        operation is None
+        or declared is None
+        or subscription.lower() != (resource_id.subscription or "").lower()
     ):
-        call.authorize(f"{resource_id.type}/read", resource_id)
-    if segments[-2].lower() != "operationresults":
+        raise ArmError(
+            "NotFound", f"Operation '{operation_id}' is unknown. It may be of another server.", status=404
+        )
+    # An action's output may be a secret, such as a URL to write to.
+    action = declared.actions.get(operation.verb)
+    if not is_own and action is not None and not call.may(action.permission, resource_id):
+        operation.output = None
+    if kind.lower() != "operationresults":
         headers = {"Retry-After": "1"} if operation.status == operations.IN_PROGRESS else {}
         return Answer(200, operation.view(), headers)
     if operation.status == operations.IN_PROGRESS:
@@ -220,7 +273,6 @@ def _find_operation(call: Call, segments: list[str]) -> Answer | None:
         return Answer(204)
     if operation.output is not None or operation.verb != "PUT":
         return Answer(200, operation.output)
-    declared = call.registry.require(resource_id.type, None)
     return handling.get(call, declared, resource_id)
 
 
@@ -234,11 +286,13 @@ def _answer_route(
         call.authorize(route.permission, scope)
     if subscription:
         handling.require_scope(call, scope)
+    if scope.resource_group and call.get(scope) is None:
+        raise resource_group_not_found(scope.resource_group)
     found = route.run(call, parameters, body)
     return found if isinstance(found, Answer) else Answer(200, found)
 
 
-def _embedding(registry: Registry, resource_type: str) -> Any:
+def _embedding(registry: Registry, resource_type: str) -> ResourceType | None:
     parent, _, kind = resource_type.rpartition("/")
     holder = registry.find(parent)
     if holder is not None and kind.lower() in {name.lower() for name in holder.embedded}:
@@ -246,38 +300,18 @@ def _embedding(registry: Registry, resource_type: str) -> Any:
     return None
 
 
-def _spelled_as(resource_type: str, resource_id: ResourceId) -> ResourceId:
-    """The same id with the namespace and types as the declaration spells them."""
-    if not resource_id.namespace:
-        return resource_id
-    namespace, *types = resource_type.split("/")
-    return ResourceId(
-        resource_id.subscription, resource_id.resource_group, namespace, tuple(types), resource_id.names
-    )
-
-
-async def _read_body(request: Request) -> dict[str, Any]:
-    """The JSON object of the body ({} for none). Raises 413 over the limit, 400 for anything else."""
+async def _read_content(request: Request) -> bytes:
+    """The bytes of the body. Raises 413 over the limit."""
     content = bytearray()
     async for piece in request.stream():
         content += piece
-        if len(content) > BODY_LIMIT_BYTES:
+        if len(content) > LIMIT_BYTES:
             raise ArmError(
                 "RequestContentTooLarge",
-                f"The request's body is over the limit of {BODY_LIMIT_BYTES} bytes. Send a smaller one.",
+                f"The request's body is over the limit of {LIMIT_BYTES} bytes. Send a smaller one.",
                 status=413,
             )
-    if not content:
-        return {}
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ArmError(
-            "InvalidRequestContent", f"The request content is no valid JSON: {error}. Correct it."
-        ) from error
-    if not isinstance(body, dict):
-        raise ArmError("InvalidRequestContent", "The request content has to be a JSON object.")
-    return body
+    return bytes(content)
 
 
 def _response(request: Request, answer: Answer, headers: dict[str, str]) -> Response:

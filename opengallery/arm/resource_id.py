@@ -30,8 +30,8 @@ class ResourceId:
     @classmethod
     def parse(cls, text: str) -> "ResourceId":
         """Read an id. Raises `MalformedId`."""
-        segments = text.strip().split("/")
-        if len(segments) < 2 or segments[0] or not all(segments[1:]):
+        segments = text.split("/")
+        if segments[0] or len(segments) < 2:
             raise MalformedId(text)
         path = ResourcePath.parse(segments[1:])
         if path.tail is not None or path.id is None:
@@ -99,6 +99,13 @@ class ResourceId:
             self.subscription, self.resource_group, self.namespace, (*self.types, kind), (*self.names, name)
         )
 
+    def spelled_as(self, resource_type: str) -> "ResourceId":
+        """The same id with the namespace and types as `resource_type` spells them."""
+        if not self.namespace:
+            return self
+        namespace, *types = resource_type.split("/")
+        return ResourceId(self.subscription, self.resource_group, namespace, tuple(types), self.names)
+
     def scopes(self) -> list[str]:
         """Keys of every scope whose role assignments hold here, from `/` down to the id itself."""
         scope: ResourceId | None = self
@@ -119,6 +126,8 @@ class ResourcePath:
     @classmethod
     def parse(cls, segments: list[str]) -> "ResourcePath":
         """Read the segments of a path. Raises `MalformedId` when it has no resource's form."""
+        if not all(is_segment(segment) for segment in segments):
+            raise MalformedId("/" + "/".join(segments))
         subscription = group = None
         rest = segments
         if rest and rest[0].lower() == "subscriptions":
@@ -143,3 +152,8 @@ class ResourcePath:
             return cls(ResourceId(subscription, group), f"{namespace}/{pairs[0]}")
         resource = ResourceId(subscription, group, namespace, tuple(pairs[0:even:2]), tuple(pairs[1:even:2]))
         return cls(resource, pairs[even] if even < len(pairs) else None)
+
+
+def is_segment(text: str) -> bool:
+    """Whether a segment of a path can be a name: not empty, no slash, no control characters."""
+    return bool(text) and "/" not in text and text.isprintable()

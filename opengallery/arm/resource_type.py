@@ -81,6 +81,7 @@ class ResourceType:
     remove(work)               what delete does before the row goes, durably; None: done at once
     before_delete(call, it)    rules of delete; raises to refuse
     keeps_unnamed              a PUT on one that exists keeps what its body doesn't name
+    verbatim                   properties in which a null is a value (a template), not an absence
     embedded                   lists in `properties` whose elements are resources too (a network's subnets)
     created_status             201, or what the type's clients want instead
     view(call, it)             members added to `properties` in answers (read-only, computed)
@@ -94,6 +95,7 @@ class ResourceType:
     located: bool = True
     immutable: frozenset[str] = frozenset()
     read_only: frozenset[str] = frozenset()
+    verbatim: frozenset[str] = frozenset()
     embedded: frozenset[str] = frozenset()
     check: "Callable[[Call, Resource, Resource | None], None] | None" = None
     fulfil: "Callable[[Work], None] | None" = None
@@ -184,21 +186,26 @@ class Registry:
         )
 
 
-def check_api_version(declared: ResourceType | Route, api_version: str | None, location: str | None) -> None:
-    """Raise 400 when the api-version is missing, malformed, or not one of the type's."""
+def require_api_version(api_version: str | None, supported: Iterable[str] = ()) -> None:
+    """Raise 400 when the api-version is missing or malformed."""
     if not api_version:
         raise ArmError(
             "MissingApiVersionParameter",
-            "The api-version query parameter (?api-version=) is required for all requests. "
-            f"Supported here: {', '.join(declared.api_versions)}.",
+            "The api-version query parameter (?api-version=) is required for all requests."
+            + (f" Supported here: {', '.join(supported)}." if supported else ""),
         )
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(-preview|-alpha|-beta)?", api_version):
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(-preview|-alpha|-beta)?", api_version, re.ASCII | re.IGNORECASE):
         raise ArmError(
             "InvalidApiVersionParameter",
-            f"The api-version '{api_version}' is invalid. It has the form YYYY-MM-DD or YYYY-MM-DD-preview. "
-            f"The supported versions are '{','.join(declared.api_versions)}'.",
+            f"The api-version '{api_version}' is invalid. It has the form YYYY-MM-DD or YYYY-MM-DD-preview."
+            + (f" The supported versions are '{','.join(supported)}'." if supported else ""),
         )
-    if api_version.lower() in declared.api_versions:
+
+
+def check_api_version(declared: ResourceType | Route, api_version: str | None, location: str | None) -> None:
+    """Raise 400 when the api-version is missing, malformed, or not one of the type's."""
+    require_api_version(api_version, declared.api_versions)
+    if str(api_version).lower() in declared.api_versions:
         return
     if isinstance(declared, Route):
         raise ArmError(

@@ -6,12 +6,25 @@ replication status) is never stored here. `extra` holds other top-level members,
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, Index, Row, String, Table, delete, insert, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Row,
+    String,
+    Table,
+    delete,
+    false,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from opengallery.arm.resource_id import ResourceId
 from opengallery.database import Json, UtcDateTime, metadata, now
@@ -90,10 +103,15 @@ class Resource:
         return body
 
 
-def get(connection: Connection, resource_id: ResourceId | str) -> Resource | None:
-    """The resource with this id (or key), or None."""
+def get(connection: Connection, resource_id: ResourceId | str, *, lock: bool = False) -> Resource | None:
+    """The resource with this id (or key), or None.
+
+    With `lock`, nobody else changes it until the transaction ends: for who writes what follows from it.
+    (A writing transaction on SQLite keeps all others out anyway.)
+    """
     key = resource_id.key if isinstance(resource_id, ResourceId) else resource_id.lower()
-    row = connection.execute(select(resources).where(resources.c.key == key)).first()
+    query = select(resources).where(resources.c.key == key)
+    row = connection.execute(query.with_for_update() if lock else query).first()
     return _resource(row) if row else None
 
 
@@ -115,7 +133,7 @@ def set_state(connection: Connection, key: str, state: str) -> None:
 
 def change_properties(connection: Connection, key: str, **properties: Any) -> None:
     """Set some members of `properties`; None takes one out. Does nothing if the resource is gone."""
-    resource = get(connection, key)
+    resource = get(connection, key, lock=True)
     if resource is None:
         return
     changed = {**resource.properties, **properties}
@@ -127,7 +145,7 @@ def change_properties(connection: Connection, key: str, **properties: Any) -> No
 
 def change_private(connection: Connection, key: str, **members: Any) -> None:
     """Set some members of `private`; None takes one out. Does nothing if the resource is gone."""
-    resource = get(connection, key)
+    resource = get(connection, key, lock=True)
     if resource is None:
         return
     changed = {**resource.private, **members}
@@ -159,17 +177,31 @@ def children(
 
 def page(
     connection: Connection,
-    resource_type: str | None,
+    resource_types: Collection[str] | None,
     scope: ResourceId,
     after: str,
     size: int,
+    below: Collection[str] | None = None,
 ) -> list[Resource]:
-    """Up to `size` resources of a type at or below `scope`, whose keys come after `after`."""
+    """Up to `size` resources of some types (None: any) below `scope`, whose keys come after `after`.
+
+    With `below`, only those that lie at or below one of these keys.
+    """
     query = select(resources).where(resources.c.key > after).order_by(resources.c.key).limit(size)
     if scope.key != "/":
         query = query.where(resources.c.key.startswith(scope.key + "/", autoescape=True))
-    if resource_type is not None:
-        query = query.where(resources.c.type == resource_type.lower())
+    if below is not None:
+        query = query.where(
+            or_(
+                false(),
+                *(
+                    (resources.c.key == key) | resources.c.key.startswith(key + "/", autoescape=True)
+                    for key in below
+                ),
+            )
+        )
+    if resource_types is not None:
+        query = query.where(resources.c.type.in_([kind.lower() for kind in resource_types]))
     return [_resource(row) for row in connection.execute(query).all()]
 
 

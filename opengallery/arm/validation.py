@@ -6,11 +6,10 @@ from typing import Any
 import msgspec
 
 from opengallery.arm.errors import ArmError
+from opengallery.arm.resource_id import RESOURCE_GROUPS
 from opengallery.arm.resource_type import ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.regions import find_region
-
-_ENVELOPE = {"id", "name", "type", "location", "tags", "properties", "etag", "systemData", "resourceGroup"}
 
 
 def without_nulls(value: Any) -> Any:
@@ -44,16 +43,20 @@ def converted(value: Any, model: Any, target: str) -> Any:
 
 def merged(original: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     """What was sent, completed by the model's defaults; members the model doesn't know are kept."""
-    result = dict(original)
-    for name, value in model.items():
-        sent = original.get(name)
-        result[name] = merged(sent, value) if isinstance(sent, dict) and isinstance(value, dict) else value
-    return result
+    return {**original, **{name: _merged(original.get(name), value) for name, value in model.items()}}
+
+
+def _merged(sent: Any, value: Any) -> Any:
+    if isinstance(sent, dict) and isinstance(value, dict):
+        return merged(sent, value)
+    if isinstance(sent, list) and isinstance(value, list) and len(sent) == len(value):
+        return [_merged(*pair) for pair in zip(sent, value, strict=True)]
+    return value
 
 
 def read_tags(body: dict[str, Any]) -> dict[str, str]:
     """The tags of a body: at most 50, names of up to 512 and values of up to 256 characters."""
-    tags: dict[str, str] = converted(body.get("tags") or {}, dict[str, str], "tags")
+    tags: dict[str, str] = converted(body.get("tags", {}), dict[str, str], "tags")
     if len(tags) > 50 or any(len(name) > 512 or len(value) > 256 for name, value in tags.items()):
         raise ArmError(
             "InvalidTags",
@@ -66,6 +69,12 @@ def read_tags(body: dict[str, Any]) -> dict[str, str]:
 def read_resource(declared: ResourceType, new: Resource, old: Resource | None, body: dict[str, Any]) -> None:
     """Fill `new` from a PUT's body. Raises 400 for what the declaration doesn't take, 409 for a change
     of what can't change."""
+    given = body.get("properties")
+    verbatim = {
+        name: given[name]
+        for name in declared.verbatim
+        if isinstance(given, dict) and given.get(name) is not None
+    }
     body = without_nulls(body)
     new.tags = read_tags(body)
     if declared.located:
@@ -73,10 +82,12 @@ def read_resource(declared: ResourceType, new: Resource, old: Resource | None, b
     sent = converted(body.get("properties", {}), dict[str, Any], "properties")
     for name in ("provisioningState", *declared.read_only):
         sent.pop(name, None)
+    if old is not None:
+        _keep_unsent(declared, sent, old)
     if declared.properties is not None:
         model = converted(sent, declared.properties, "properties")
         sent = merged(sent, without_nulls(msgspec.to_builtins(model)))
-    new.properties = sent
+    new.properties = {**sent, **verbatim}
     for name, model in declared.envelope.items():
         if name in body:
             value = converted(body[name], model, name)
@@ -86,7 +97,7 @@ def read_resource(declared: ResourceType, new: Resource, old: Resource | None, b
                 else body[name]
             )
     if old is not None:
-        _keep_immutable(declared, new, old)
+        _refuse_changes(declared, new, old)
         for name, value in old.properties.items():
             if name in declared.read_only:
                 new.properties[name] = value
@@ -111,7 +122,7 @@ def read_location(declared: ResourceType, body: dict[str, Any], old: Resource | 
         )
     if old is not None and old.location is not None and old.location != region.name:
         raise ArmError(
-            "InvalidResourceLocation",
+            "InvalidResourceGroupLocation" if declared.type == RESOURCE_GROUPS else "InvalidResourceLocation",
             f"The resource '{old.id.name}' already exists in location '{old.location}'. A resource with the same "
             f"name cannot be created in location '{region.name}'. Please select a new resource name.",
             target="location",
@@ -120,16 +131,25 @@ def read_location(declared: ResourceType, body: dict[str, Any], old: Resource | 
     return region.name
 
 
-def _keep_immutable(declared: ResourceType, new: Resource, old: Resource) -> None:
+def _keep_unsent(declared: ResourceType, sent: dict[str, Any], old: Resource) -> None:
+    """What can't change and isn't sent stays as it is, rather than to become a default."""
+    for path in declared.immutable:
+        names = path.split(".")
+        before = _member(old.properties, names)
+        if before is None or _member(sent, names) is not None:
+            continue
+        holder: Any = sent
+        for name in names[:-1]:
+            holder = holder.setdefault(name, {}) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder[names[-1]] = before
+
+
+def _refuse_changes(declared: ResourceType, new: Resource, old: Resource) -> None:
     for path in declared.immutable:
         names = path.split(".")
         before, after = _member(old.properties, names), _member(new.properties, names)
-        if after is None and before is not None:
-            holder = new.properties
-            for name in names[:-1]:
-                holder = holder.setdefault(name, {})
-            holder[names[-1]] = before
-        elif _folded(before) != _folded(after):
+        if _folded(before) != _folded(after):
             raise ArmError(
                 "PropertyChangeNotAllowed",
                 f"Changing property '{path}' is not allowed. Leave it as it is, or create another resource.",

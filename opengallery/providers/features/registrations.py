@@ -42,6 +42,7 @@ def is_registered(connection: Connection, subscription: str, name: str) -> bool:
 
 def _register(call: Call, subscription: str, name: str) -> str:
     """Register, and tell the state to answer."""
+    call.lock(f"registration of {name}".lower())
     if is_registered(call.connection, subscription, name):
         return REGISTERED
     call.connection.execute(
@@ -110,7 +111,7 @@ def _list_features(call: Call, parameters: dict[str, str], _body: dict[str, Any]
         "value": [
             _feature_view(parameters, name, _state(call, parameters["subscription"], name))
             for name in FEATURES.values()
-            if name.lower().startswith(namespace.lower())
+            if namespace.lower() in ("", name.lower().split("/")[0])
         ]
     }
 
@@ -135,14 +136,18 @@ def _resource_types(call: Call, namespace: str) -> Iterator[dict[str, Any]]:
         }
 
 
+def _namespaces(call: Call) -> list[str]:
+    return sorted({*call.registry.namespaces(), "Microsoft.Features"})
+
+
 def _namespace(call: Call, parameters: dict[str, str]) -> str:
-    for known in (*call.registry.namespaces(), "Microsoft.Features"):
+    for known in _namespaces(call):
         if known.lower() == parameters["namespace"].lower():
             return known
     raise ArmError(
         "InvalidResourceNamespace",
         f"The resource namespace '{parameters['namespace']}' is invalid. "
-        f"Known are: {', '.join(call.registry.namespaces())}.",
+        f"Known are: {', '.join(_namespaces(call))}.",
         status=404,
     )
 
@@ -166,8 +171,7 @@ def _show_provider(call: Call, parameters: dict[str, str], _body: dict[str, Any]
 def _list_providers(call: Call, parameters: dict[str, str], _body: dict[str, Any]) -> dict[str, Any]:
     return {
         "value": [
-            _provider_view(call, parameters["subscription"], namespace)
-            for namespace in call.registry.namespaces()
+            _provider_view(call, parameters["subscription"], namespace) for namespace in _namespaces(call)
         ]
     }
 

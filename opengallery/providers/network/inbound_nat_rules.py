@@ -3,9 +3,9 @@
 Source: Load Balancers REST API, api-version 2022-01-01.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import field
+from msgspec import Meta, field
 
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.providers.network import NETWORK_VERSIONS
@@ -14,7 +14,7 @@ from opengallery.providers.network import NETWORK_VERSIONS
 class RuleProperties(Properties):
     """What a rule is created with: ports of the frontend, and the port of the machines behind it."""
 
-    backend_port: int
+    backend_port: Annotated[int, Meta(ge=1, le=65535)]
     frontend_port_range_start: int | str | None = None
     frontend_port_range_end: int | str | None = None
     frontend_ip_configuration: dict[str, Any] | None = field(name="frontendIPConfiguration", default=None)

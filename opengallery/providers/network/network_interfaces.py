@@ -7,9 +7,10 @@ Source: Network Interfaces REST API, api-version 2022-01-01.
 
 import ipaddress
 import secrets
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import func, select
+from msgspec import field
+from sqlalchemy import select
 
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
@@ -20,17 +21,35 @@ from opengallery.providers.network import NETWORK_VERSIONS, virtual_networks
 FIRST_HOST = 4  # Azure keeps the first four addresses of a subnet
 
 
+class Reference(Properties):
+    """Another resource."""
+
+    id: str
+
+
+class ConfigurationProperties(Properties):
+    """Where an address comes from."""
+
+    subnet: Reference
+    public_ip_address: Reference | None = field(name="publicIPAddress", default=None)
+    private_ip_address: str | None = field(name="privateIPAddress", default=None)
+    private_ip_allocation_method: Literal["Dynamic", "Static"] = field(
+        name="privateIPAllocationMethod", default="Dynamic"
+    )
+
+
 class IpConfiguration(Properties):
     """One address of the interface."""
 
     name: str
-    properties: dict[str, Any]
+    properties: ConfigurationProperties
 
 
 class InterfaceProperties(Properties):
     """What an interface is created with."""
 
     ip_configurations: list[IpConfiguration]
+    network_security_group: Reference | None = None
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
@@ -41,39 +60,74 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
             "This server gives an interface one address. Give one ipConfiguration.",
         )
     properties = configurations[0]["properties"]
-    if "publicIPAddress" in properties:
-        address = properties["publicIPAddress"].get("id", "")
-        call.linked(address, "ipConfigurations.publicIPAddress", "Microsoft.Network/publicIPAddresses")
-    subnet = virtual_networks.subnet_range(call, properties.get("subnet", {}).get("id", ""))
-    before = old.properties["ipConfigurations"][0]["properties"].get("privateIPAddress") if old else None
-    if before and ipaddress.ip_address(before) in subnet:
-        properties["privateIPAddress"] = before
-    else:
-        properties["privateIPAddress"] = _free_address(call, properties["subnet"]["id"], subnet)
-    properties.setdefault("privateIPAllocationMethod", "Dynamic")
+    if address := properties.get("publicIPAddress"):
+        target = "properties.ipConfigurations[0].properties.publicIPAddress.id"
+        address["id"] = str(call.linked(address["id"], target, "Microsoft.Network/publicIPAddresses").id)
+    if group := new.properties.get("networkSecurityGroup"):
+        target = "properties.networkSecurityGroup.id"
+        group["id"] = str(call.linked(group["id"], target, "Microsoft.Network/networkSecurityGroups").id)
+    subnet_id, subnet = virtual_networks.linked_subnet(call, properties["subnet"]["id"])
+    properties["subnet"]["id"] = str(subnet_id)
+    properties["privateIPAddress"] = _address(call, new, old, subnet)
     properties["primary"] = True
     if "macAddress" not in new.properties:
         tail = secrets.token_hex(3).upper()
         new.properties["macAddress"] = f"00-0D-3A-{tail[:2]}-{tail[2:4]}-{tail[4:]}"
 
 
-def _free_address(call: Call, subnet_id: str, subnet: ipaddress.IPv4Network) -> str:
-    """The first address of the subnet that no interface has."""
-    configuration = resources.c.properties["ipConfigurations"][0]["properties"]
-    query = select(configuration["privateIPAddress"].as_string()).where(
-        resources.c.type == RESOURCE_TYPE.type.lower(),
-        func.lower(configuration["subnet"]["id"].as_string()) == subnet_id.lower(),
-    )
-    taken = set(call.connection.execute(query).scalars())
+def _address(call: Call, new: Resource, old: Resource | None, subnet: ipaddress.IPv4Network) -> str:
+    """The address that is asked for, the one it has, or the first of the subnet that no interface has."""
+    properties = new.properties["ipConfigurations"][0]["properties"]
+    before = old.properties["ipConfigurations"][0]["properties"] if old else {}
+    kept = before.get("privateIPAddress") if before.get("subnet") == properties["subnet"] else None
+    asked = properties.get("privateIPAddress")
+    if properties["privateIPAllocationMethod"] == "Static" and asked and asked != kept:
+        return _asked_address(call, properties, subnet)
+    if kept:
+        return str(kept)
+    taken = _taken(call, properties["subnet"]["id"])
     for number in range(FIRST_HOST, subnet.num_addresses - 1):
         if str(subnet[number]) not in taken:
             return str(subnet[number])
     raise ArmError(
         "SubnetIsFull",
-        f"Subnet {subnet_id} with address prefix {subnet} does not have an address left. "
+        f"Subnet {properties['subnet']['id']} with address prefix {subnet} does not have an address left. "
         "Delete interfaces that are not used, or take a larger subnet.",
         status=409,
     )
+
+
+def _asked_address(call: Call, properties: dict[str, Any], subnet: ipaddress.IPv4Network) -> str:
+    target = "properties.ipConfigurations[0].properties.privateIPAddress"
+    asked = str(properties["privateIPAddress"])
+    try:
+        number = int(ipaddress.IPv4Address(asked)) - int(subnet.network_address)
+    except ValueError:
+        number = -1
+    if not FIRST_HOST <= number < subnet.num_addresses - 1:
+        raise ArmError(
+            "PrivateIPAddressNotInSubnet",
+            f"Private static IP address {asked} does not belong to the range of subnet {subnet} that machines can "
+            f"have. Give one from its address number {FIRST_HOST} on, or none.",
+            target=target,
+        )
+    if asked in _taken(call, properties["subnet"]["id"]):
+        raise ArmError(
+            "PrivateIPAddressInUse",
+            f"Private static IP address {asked} is in use by another interface. Give another one, or none.",
+            target=target,
+        )
+    return asked
+
+
+def _taken(call: Call, subnet_id: str) -> set[str]:
+    """The addresses of a subnet that interfaces have."""
+    configuration = resources.c.properties["ipConfigurations"][0]["properties"]
+    query = select(configuration["privateIPAddress"].as_string()).where(
+        resources.c.type == RESOURCE_TYPE.type.lower(),
+        configuration["subnet"]["id"].as_string() == subnet_id,
+    )
+    return set(call.connection.scalars(query))
 
 
 def _refuse_while_used(call: Call, nic: Resource) -> None:

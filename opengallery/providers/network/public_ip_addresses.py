@@ -15,6 +15,7 @@ from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_type import Properties, ResourceType, Sku
 from opengallery.arm.resources import Resource, resources
 from opengallery.providers.network import NETWORK_VERSIONS
+from opengallery.providers.network.uses import user_of
 
 _ADDRESSES = ipaddress.ip_network("127.64.0.0/10")
 
@@ -31,6 +32,7 @@ class AddressProperties(Properties):
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if old is not None:
         return
+    call.lock(RESOURCE_TYPE.type)
     query = select(resources.c.properties["ipAddress"].as_string()).where(
         resources.c.type == RESOURCE_TYPE.type.lower()
     )
@@ -43,6 +45,15 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     new.properties["ipAddress"] = free
 
 
+def _refuse_while_used(call: Call, address: Resource) -> None:
+    if user := user_of(call, address.id):
+        raise ArmError(
+            "PublicIPAddressCannotBeDeleted",
+            f"Public IP address {address.id} can not be deleted since it is still allocated to resource {user}. "
+            "Delete that first.",
+        )
+
+
 RESOURCE_TYPE = ResourceType(
     "Microsoft.Network/publicIPAddresses",
     NETWORK_VERSIONS,
@@ -50,4 +61,5 @@ RESOURCE_TYPE = ResourceType(
     envelope={"sku": Sku, "zones": list[str]},
     read_only=frozenset({"ipAddress"}),
     check=_check,
+    before_delete=_refuse_while_used,
 )

@@ -15,6 +15,7 @@ from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.providers.network import NETWORK_VERSIONS
+from opengallery.providers.network.uses import user_of
 
 
 class AddressSpace(Properties):
@@ -23,11 +24,18 @@ class AddressSpace(Properties):
     address_prefixes: list[str]
 
 
+class SubnetProperties(Properties):
+    """The addresses of a subnet: one prefix, written in either way."""
+
+    address_prefix: str | None = None
+    address_prefixes: list[str] | None = None
+
+
 class Subnet(Properties):
     """A part of the network."""
 
     name: str
-    properties: dict[str, Any] = {}
+    properties: SubnetProperties
 
 
 class NetworkProperties(Properties):
@@ -37,17 +45,21 @@ class NetworkProperties(Properties):
     subnets: list[Subnet] = []
 
 
-def subnet_range(call: Call, subnet_id: str) -> ipaddress.IPv4Network:
-    """The addresses of a subnet. Raises 400 for an id that is none, 404 when it isn't there."""
-    target = "ipConfigurations.subnet.id"
+def linked_subnet(call: Call, subnet_id: str) -> tuple[ResourceId, ipaddress.IPv4Network]:
+    """The id of a subnet as it was created, and its addresses, which nobody else takes until the transaction ends.
+
+    Raises 400 for an id that is none, 403 and 404 as for every linked resource.
+    """
+    target = "properties.ipConfigurations[0].properties.subnet.id"
     wanted = parse_linked(subnet_id, target, f"{RESOURCE_TYPE.type}/subnets")
-    call.linked(str(wanted.parent), target, RESOURCE_TYPE.type)
-    subnet = find_subnet(call.connection, subnet_id)
-    if subnet is not None:
-        return subnet
+    network = call.linked(str(wanted.parent), target, RESOURCE_TYPE.type)
+    resources.get(call.connection, network.id, lock=True)
+    for subnet in network.properties["subnets"]:
+        if subnet["name"].lower() == wanted.name.lower():
+            return network.id.child("subnets", subnet["name"]), ipaddress.IPv4Network(_prefix(subnet))
     raise ArmError(
         "InvalidResourceReference",
-        f"Resource {subnet_id} was not found. Name one of the subnets of {wanted.parent}.",
+        f"Resource {subnet_id} was not found. Name one of the subnets of {network.id}.",
         target=target,
         status=404,
     )
@@ -64,22 +76,64 @@ def find_subnet(connection: Connection, subnet_id: str) -> ipaddress.IPv4Network
 
 
 def _prefix(subnet: dict[str, Any]) -> str:
-    properties = subnet.get("properties", {})
+    properties = subnet["properties"]
     return str(properties.get("addressPrefix") or (properties.get("addressPrefixes") or [""])[0])
 
 
-def _check(_call: Call, new: Resource, _old: Resource | None) -> None:
-    texts = [("addressSpace", text) for text in new.properties["addressSpace"]["addressPrefixes"]]
-    texts += [(f"subnets.{subnet['name']}", _prefix(subnet)) for subnet in new.properties["subnets"]]
-    for target, text in texts:
-        try:
-            ipaddress.IPv4Network(text)
-        except ValueError as error:
+def _range(text: str, target: str) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise ArmError(
+            "InvalidAddressPrefixFormat",
+            f"Address prefix '{text}' is not formatted correctly ({error}). Write it like 10.0.0.0/24.",
+            target=target,
+        ) from error
+
+
+def _check(call: Call, new: Resource, old: Resource | None) -> None:
+    prefixes = new.properties["addressSpace"]["addressPrefixes"]
+    space = [_range(text, "properties.addressSpace.addressPrefixes") for text in prefixes]
+    taken: dict[str, ipaddress.IPv4Network] = {}
+    for subnet in new.properties["subnets"]:
+        name, target = subnet["name"], f"properties.subnets.{subnet['name']}"
+        addresses = _range(_prefix(subnet), target)
+        if name.lower() in taken:
             raise ArmError(
-                "InvalidAddressPrefixFormat",
-                f"Address prefix '{text}' is not formatted correctly ({error}). Write it like 10.0.0.0/24.",
-                target=f"properties.{target}",
-            ) from error
+                "InvalidParameter",
+                f"The subnet '{name}' is given twice. Give each a name of its own.",
+                target=target,
+            )
+        if not any(addresses.subnet_of(part) for part in space):
+            raise ArmError(
+                "NetcfgSubnetRangeOutsideVnet",
+                f"Subnet '{name}' ({addresses}) is not in the address space {', '.join(map(str, space))} of "
+                f"'{new.id.name}'. Choose a part of that.",
+                target=target,
+            )
+        if other := next((other for other, range_ in taken.items() if range_.overlaps(addresses)), None):
+            raise ArmError(
+                "NetcfgSubnetRangesOverlap",
+                f"Subnet '{name}' ({addresses}) overlaps with subnet '{other}'. Choose another range.",
+                target=target,
+            )
+        taken[name.lower()] = addresses
+    for subnet in old.properties["subnets"] if old else []:
+        if taken.get(subnet["name"].lower()) != ipaddress.IPv4Network(_prefix(subnet)):
+            _refuse_while_used(call, new, subnet["name"])
+
+
+def _refuse_while_used(call: Call, network: Resource, subnet: str) -> None:
+    if user := user_of(call, network.id.child("subnets", subnet)):
+        raise ArmError(
+            "InUseSubnetCannotBeDeleted",
+            f"Subnet {subnet} is in use by {user} and cannot be deleted or moved. Delete that first.",
+        )
+
+
+def _before_delete(call: Call, network: Resource) -> None:
+    for subnet in network.properties["subnets"]:
+        _refuse_while_used(call, network, subnet["name"])
 
 
 RESOURCE_TYPE = ResourceType(
@@ -87,5 +141,6 @@ RESOURCE_TYPE = ResourceType(
     NETWORK_VERSIONS,
     NetworkProperties,
     check=_check,
+    before_delete=_before_delete,
     embedded=frozenset({"subnets"}),
 )

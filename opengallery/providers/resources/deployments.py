@@ -1,19 +1,20 @@
 """Deployments: `Microsoft.Resources/deployments`, a template's resources in the order of their needs.
 
 A PUT is always taken, and a template that can't be used fails its operation: az reads the error there.
-The template and its parameters are kept only while the deployment runs, since they may hold secrets.
+The template and its parameters may hold secrets: they are kept sealed, and only while the deployment runs.
 Source: Resource Manager REST API, Deployments, api-version 2024-11-01.
 """
 
 from typing import Any, Literal
 
-from opengallery.arm import handling, nested
+from opengallery.arm import handling, nested, resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resource_type import Properties, ResourceType, Route, check_api_version
 from opengallery.arm.resources import Resource
+from opengallery.arm.sealed import seal, unseal
 from opengallery.arm.templates.scope import DeploymentScope, ProviderType
 from opengallery.arm.templates.template import Template, TemplateResource, parse_template
 from opengallery.arm.validation import converted
@@ -27,12 +28,13 @@ class DeploymentProperties(Properties):
     """What a deployment is created with."""
 
     template: dict[str, Any]
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
     mode: Literal["Incremental", "incremental", "Complete", "complete"] = "Incremental"
 
 
-def _check(_call: Call, new: Resource, _old: Resource | None) -> None:
-    new.private = {name: new.properties.pop(name) for name in ("template", "parameters")}
+def _check(call: Call, new: Resource, _old: Resource | None) -> None:
+    given = {name: new.properties.pop(name, None) for name in ("template", "parameters")}
+    new.private = {"sealed": seal(call.services.settings, given)}
     new.properties = {"mode": new.properties["mode"].capitalize(), "timestamp": now().isoformat()}
 
 
@@ -67,7 +69,7 @@ def _read(call: Call, deployment: ResourceId, properties: dict[str, Any], mode: 
             "InvalidDeploymentMode", "This server deploys in mode Incremental only. Give --mode Incremental."
         )
     template = parse_template(
-        properties["template"], properties["parameters"], _scope(call, deployment, mode)
+        properties["template"], properties["parameters"] or {}, _scope(call, deployment, mode)
     )
     for resource in template.resources:
         declared = call.registry.require(resource.type, resource.api_version)
@@ -77,42 +79,80 @@ def _read(call: Call, deployment: ResourceId, properties: dict[str, Any], mode: 
 
 def _deploy(work: Work) -> None:
     deployment = work.resource()
+    if "sealed" in deployment.private:
+        shown, error = _carry_out(work, deployment)
+        work.step("conclude", _conclude, work, shown, error)
+        deployment = work.resource()
+    # What is here already was concluded by a server that ended before it could say so.
+    if "error" in deployment.private:
+        raise ArmError.from_error(deployment.private["error"])
+
+
+def _carry_out(work: Work, deployment: Resource) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Do it all. Returns what the deployment shows afterwards, and the error if it failed."""
+    failures: list[ArmError] = []
+    shown: dict[str, Any] = {}
     try:
         with work.services.database.read() as connection:
-            template = _read(
-                work.call(connection), work.id, deployment.private, deployment.properties["mode"]
-            )
-        _put_resources(work, template)
-        with work.services.database.read() as connection:
-            call = work.call(connection)
-            outputs = template.evaluate_outputs(lambda name, _version: _shown(call, name))
+            given = unseal(work.services.settings, deployment.private["sealed"])
+            template = _read(work.call(connection), work.id, given, deployment.properties["mode"])
+        shown["parameters"] = template.shown_parameters()
+        failures = _put_resources(work, template)
+        if not failures:
+            shown["outputResources"] = [{"id": resource.id} for resource in template.resources]
+            with work.services.database.read() as connection:
+                call = work.call(connection)
+                shown["outputs"] = template.evaluate_outputs(lambda name, _version: _shown(call, name))
     except ArmError as failure:
-        raise ArmError(
-            "DeploymentFailed",
-            f"At least one resource deployment operation failed: {failure.message}",
-            target=str(work.id),
-            status=409,
-            details=[failure],
-        ) from failure
-    finally:
-        work.step("forget the template", _forget_template, work)
-    work.change(
-        outputs=outputs,
-        parameters=template.shown_parameters(),
-        outputResources=[{"id": resource.id} for resource in template.resources],
-        duration=f"PT{(now() - work.operation.started_at).total_seconds():.3f}S",
+        failures = [failure]
+    if not failures:
+        return shown, None
+    error = ArmError(
+        "DeploymentFailed",
+        f"At least one resource deployment operation failed: {failures[0].message}",
+        target=str(work.id),
+        status=409,
+        details=failures,
     )
+    return {**shown, "error": error.error()}, error.error()
 
 
-def _put_resources(work: Work, template: Template) -> None:
-    """PUT each resource as soon as what it depends on has ended; independent ones run side by side."""
+def _conclude(work: Work, shown: dict[str, Any], error: dict[str, Any] | None) -> None:
+    """Write how it ended and forget the template, both in one transaction."""
+    duration = f"PT{(now() - work.operation.started_at).total_seconds():.3f}S"
+    with work.services.database.write() as connection:
+        resources.change_properties(connection, work.key, **shown, duration=duration)
+        resources.change_private(connection, work.key, sealed=None, error=error)
+
+
+def _put_resources(work: Work, template: Template) -> list[ArmError]:
+    """PUT each resource as soon as what it depends on has ended; independent ones run side by side.
+
+    Returns why some failed. Nothing is left running then: what had been started is waited for.
+    """
     under_way: dict[str, str | None] = {}
+    failures: list[ArmError] = []
     for resource in template.resources:
         for needed in resource.depends_on:
-            nested.wait(work, under_way.pop(needed, None))
-        under_way[resource.id] = _put(work, template, resource)
-    for operation_id in under_way.values():
+            _wait(work, needed, under_way.pop(needed, None), failures)
+        if failures:
+            break
+        try:
+            under_way[resource.id] = _put(work, template, resource)
+        except ArmError as refusal:
+            failures.append(refusal)
+            break
+    for resource_id, operation_id in under_way.items():
+        _wait(work, resource_id, operation_id, failures)
+    return failures
+
+
+def _wait(work: Work, resource_id: str, operation_id: str | None, failures: list[ArmError]) -> None:
+    try:
         nested.wait(work, operation_id)
+    except ArmError as failure:
+        failure.target = failure.target or resource_id
+        failures.append(failure)
 
 
 def _put(work: Work, template: Template, resource: TemplateResource) -> str | None:
@@ -131,10 +171,6 @@ def _shown(call: Call, name: str) -> dict[str, Any]:
     declared = call.registry.require(resource_id.type, None)
     body: dict[str, Any] = handling.get(call, declared, resource_id).body
     return body
-
-
-def _forget_template(work: Work) -> None:
-    work.change_private(template=None, parameters=None)
 
 
 def _view(_call: Call, deployment: Resource) -> dict[str, Any]:
@@ -167,6 +203,7 @@ RESOURCE_TYPE = ResourceType(
     RESOURCE_VERSIONS,
     DeploymentProperties,
     located=False,
+    verbatim=frozenset({"template", "parameters"}),
     check=_check,
     fulfil=_deploy,
     view=_view,

@@ -3,22 +3,29 @@
 Source: Resource Manager REST API, Resource Groups, api-version 2024-11-01.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from opengallery.arm import nested, resources
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Pattern, ResourceType
 from opengallery.providers.resources import RESOURCE_VERSIONS
 
+T = TypeVar("T")
 _PAGE = 1000
 
 
 def _remove(work: Work) -> None:
-    """Delete the contents in passes: what another resource still uses goes in a later pass."""
+    """Delete the contents in passes, all at once: what another resource still uses goes in a later pass."""
     while True:
         left = work.step("list", _contents, work)
         if not left:
             return
-        refusals = [refusal for key in left if (refusal := _delete(work, key)) is not None]
+        refusals: list[str] = []
+        started = {key: _tried(refusals, key, nested.delete, work, key) for key in left}
+        for key, operation_id in started.items():
+            _tried(refusals, key, nested.wait, work, operation_id)
         if len(refusals) == len(left):
             raise ArmError(
                 "ResourceGroupDeletionBlocked",
@@ -34,13 +41,13 @@ def _contents(work: Work) -> list[str]:
     return [resource.key for resource in sorted(found, key=lambda resource: -len(resource.id.types))]
 
 
-def _delete(work: Work, key: str) -> str | None:
-    """Delete one resource and wait for it. Returns why it was refused, None when it is gone."""
+def _tried(refusals: list[str], key: str, function: Callable[..., T], *arguments: Any) -> T | None:
+    """What the function returns; None when it is refused, which is noted."""
     try:
-        nested.wait(work, nested.delete(work, key))
+        return function(*arguments)
     except ArmError as refusal:
-        return f"{key}: {refusal.message}"
-    return None
+        refusals.append(f"{key}: {refusal.message}")
+        return None
 
 
 RESOURCE_TYPE = ResourceType(

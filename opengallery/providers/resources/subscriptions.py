@@ -5,7 +5,7 @@ Source: Resource Manager REST API, Subscriptions and Tenants, api-version 2022-1
 
 from typing import Any
 
-from opengallery.arm.access import may
+from opengallery.arm.access import Assigned
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
@@ -48,17 +48,17 @@ def _view(subscription: Subscription) -> dict[str, Any]:
 
 
 def _subscriptions(call: Call, _parameters: dict[str, str], _body: dict[str, Any]) -> dict[str, Any]:
-    found = list_subscriptions(call.connection, call.principal.tenant_id)
+    """Those that the caller may read, or in which it has a role for anything: without them nobody gets there."""
+    assigned = Assigned(call.connection, call.principal)
+    scopes = {
+        subscription: ResourceId(subscription.subscription_id)
+        for subscription in list_subscriptions(call.connection, call.principal.tenant_id)
+    }
     return {
         "value": [
             _view(subscription)
-            for subscription in found
-            if may(
-                call.connection,
-                call.principal,
-                "Microsoft.Resources/subscriptions/read",
-                ResourceId(subscription.subscription_id),
-            )
+            for subscription, scope in scopes.items()
+            if assigned.may(_READ, scope) or assigned.below(scope)
         ]
     }
 
@@ -67,7 +67,11 @@ def _subscription(call: Call, parameters: dict[str, str], _body: dict[str, Any])
     for subscription in list_subscriptions(call.connection, call.principal.tenant_id):
         if subscription.subscription_id == parameters["subscription"].lower():
             return _view(subscription)
-    raise ArmError("SubscriptionNotFound", "The subscription could not be found.", status=404)
+    raise ArmError(
+        "SubscriptionNotFound",
+        f"The subscription '{parameters['subscription']}' could not be found. List yours by 'az account list'.",
+        status=404,
+    )
 
 
 def _locations(_call: Call, parameters: dict[str, str], _body: dict[str, Any]) -> dict[str, Any]:
