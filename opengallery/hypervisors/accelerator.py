@@ -60,7 +60,7 @@ def boots_under(accelerator: Accelerator, user: str) -> bool:
                 *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
                 *("-add-fd", f"fd={sector},set=1"),
                 *("-blockdev", "driver=raw,node-name=disk,file.driver=file,file.filename=/dev/fdset/1"),
-                *("-device", "virtio-blk-pci,drive=disk,bootindex=1"),
+                *("-device", "ide-hd,drive=disk"),
                 *("-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
             ],
             fds=[sector],

@@ -83,13 +83,20 @@ def identify(pid: int, marker: str) -> Process | None:
     return Process(pid, int(fields[19]))
 
 
-def find(marker_prefix: str) -> Iterator[tuple[str, Process]]:
-    """Yield every live process with an argument that begins with `marker_prefix`, and this argument."""
+def find(marker_prefix: str, user: str) -> Iterator[tuple[str, Process]]:
+    """Yield every live process with an argument that begins with `marker_prefix`, and this argument.
+
+    Only those that `spawn` could have started as `user`: anybody can choose his arguments.
+    """
     prefix = marker_prefix.encode()
+    account = _account(user)
+    uid = account.pw_uid if account else os.geteuid()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
+            if folder.stat().st_uid != uid:
+                continue
             arguments = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue

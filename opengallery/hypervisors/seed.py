@@ -1,7 +1,8 @@
 """Seeds: the NoCloud volume from which cloud-init learns a machine's name, user and keys.
 
 An ISO 9660 volume labelled `cidata` with `meta-data` and `user-data`. All of it is written as JSON,
-which is YAML too. Source: cloud-init's documentation, "NoCloud" and "User-data formats".
+which is YAML too, in ASCII, since cloud-init reads the parts of a MIME message as Latin-1.
+Source: cloud-init's documentation, "NoCloud", "User-data formats" and "Merging user-data sections".
 """
 
 import io
@@ -10,7 +11,7 @@ from email import message_from_bytes
 from email.message import Message
 from email.mime.application import MIMEApplication
 from email.mime.multipart import MIMEMultipart
-from email.mime.nonmultipart import MIMENonMultipart
+from email.mime.text import MIMEText
 
 import pycdlib
 
@@ -23,9 +24,7 @@ MERGE = "dict(no_replace,recurse_list)+list(append)"
 
 def seed_iso(seed: Seed, instance_id: str) -> bytes:
     """Return the volume's bytes (some 400 KiB). cloud-init acts once for each `instance_id`."""
-    meta_data = json.dumps(
-        {"instance-id": instance_id, "local-hostname": seed.hostname}, indent=1, ensure_ascii=False
-    )
+    meta_data = _yaml({"instance-id": instance_id, "local-hostname": seed.hostname})
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
     for iso_name, name, content in (
@@ -46,10 +45,8 @@ def user_data(seed: Seed) -> bytes:
         return ours.encode()
     message = MIMEMultipart(boundary=BOUNDARY)
     message.attach(_custom_part(seed.custom_data))
-    part = MIMENonMultipart("text", "cloud-config", charset="utf-8")
-    part["Content-Transfer-Encoding"] = "8bit"
+    part = MIMEText(ours, "cloud-config", "us-ascii")
     part["Merge-Type"] = MERGE
-    part.set_payload(ours.encode().decode("ascii", "surrogateescape"))
     message.attach(part)
     return message.as_bytes()
 
@@ -65,13 +62,13 @@ def cloud_config(seed: Seed) -> str:
     }
     if seed.password_hash is not None:
         user["hashed_passwd"] = seed.password_hash
-    config = {
+    config: dict[str, object] = {
         "hostname": seed.hostname,
         "preserve_hostname": False,
         "ssh_pwauth": seed.password_hash is not None,
         "users": [user],
     }
-    return "#cloud-config\n" + json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    return f"#cloud-config\n{_yaml(config)}\n"
 
 
 def _custom_part(custom_data: bytes) -> Message:
@@ -80,4 +77,13 @@ def _custom_part(custom_data: bytes) -> Message:
         return MIMEApplication(custom_data, "gzip")
     if custom_data.lstrip()[:13].lower() in (b"content-type:", b"mime-version:"):
         return message_from_bytes(custom_data.lstrip())
-    return MIMEApplication(custom_data, "octet-stream")
+    try:
+        return MIMEText(custom_data.decode(), "plain", "utf-8")
+    except UnicodeDecodeError:
+        return MIMEApplication(custom_data, "octet-stream")
+
+
+def _yaml(content: dict[str, object]) -> str:
+    """Return `content` as JSON, one key a line, but for YAML's escapes: JSON's know no emoji."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    return "".join(character if character.isascii() else f"\\U{ord(character):08x}" for character in text)

@@ -9,7 +9,7 @@ import pytest
 from opengallery.hypervisors import Qemu
 from opengallery.settings import Settings
 
-from .qemu_lab import BootImage, Replicas
+from .qemu_lab import BootImage, Replicas, Servers
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -33,3 +33,10 @@ def qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qemu]:
     hypervisor = Qemu(Settings(data=tmp_path_factory.mktemp("data")))
     yield hypervisor
     hypervisor.close()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    started = Servers(Settings(data=tmp_path))
+    yield started
+    started.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from opengallery.hypervisors import MachineSpec, Port, Qemu, ReplicaUrl, Seed
+from opengallery.settings import Settings
 
 T = TypeVar("T")
 
@@ -72,6 +73,22 @@ class Replicas:
         for process in self.processes.values():
             process.kill()
             process.communicate()
+
+
+@dataclass
+class Servers:
+    """Hypervisors of servers that follow each other in one data folder; the earlier ones were killed."""
+
+    settings: Settings
+    started: list[Qemu] = field(default_factory=list)
+
+    def next(self) -> Qemu:
+        self.started.append(Qemu(self.settings))
+        return self.started[-1]
+
+    def close(self) -> None:
+        for qemu in reversed(self.started):
+            qemu.close()
 
 
 def free_port() -> int:

@@ -22,9 +22,18 @@ from opengallery.hypervisors import (
     ReplicaUrl,
     StartFailed,
 )
-from opengallery.settings import Settings
+from opengallery.hypervisors.folder import MachineFolder
 
-from .qemu_lab import BootImage, Replicas, eventually, free_port, qemu_processes, spec, wait_until_ready
+from .qemu_lab import (
+    BootImage,
+    Replicas,
+    Servers,
+    eventually,
+    free_port,
+    qemu_processes,
+    spec,
+    wait_until_ready,
+)
 
 
 @dataclass
@@ -181,41 +190,37 @@ def test_a_uefi_machine_boots(qemu: Qemu, replicas: Replicas, boot_image: BootIm
     qemu.delete("uefi")
 
 
-def test_a_machine_outlives_its_server_and_keeps_its_disk(tmp_path: Path, replicas: Replicas) -> None:
-    settings = Settings(data=tmp_path / "data")
-    settings.data.mkdir()
-    killed = Qemu(settings)
+def test_a_machine_outlives_its_server_and_keeps_its_disk(servers: Servers, replicas: Replicas) -> None:
+    killed, folder = servers.next(), servers.settings.data
     killed.create(spec("kept"))
     killed.start("kept", [replicas.serve("replica=kept.1.a")])
     wait_until_ready(killed, "kept", boots=1)
-    (pid,) = qemu_processes(tmp_path)
+    (pid,) = qemu_processes(folder)
 
     # The server may die before it has written down which process it started.
     (killed.console("kept").parent / "run.json").unlink()
-    server = Qemu(settings)
+    server = servers.next()
     assert server.adopt() == {"kept": "running"}
     server.start("kept", [])
-    assert set(qemu_processes(tmp_path)) == {pid}
+    assert set(qemu_processes(folder)) == {pid}
 
     server.power_off("kept")
     assert server.state("kept") == "stopped"
-    assert not qemu_processes(tmp_path)
+    assert not qemu_processes(folder)
     server.create(spec("kept"))
     server.start("kept", [replicas.serve("replica=kept.2.b")])
     assert wait_until_ready(server, "kept", boots=2).hostname == "host-kept"
     server.close()
-    assert not qemu_processes(tmp_path)
+    assert not qemu_processes(folder)
 
 
-def test_a_process_whose_machine_is_deleted_meanwhile_ends(tmp_path: Path, replicas: Replicas) -> None:
-    killed = Qemu(Settings(data=tmp_path))
+def test_a_process_whose_machine_is_deleted_meanwhile_ends(servers: Servers, replicas: Replicas) -> None:
+    killed = servers.next()
     killed.create(spec("deleted"))
     killed.start("deleted", [replicas.serve("replica=deleted.1.a")])
     (killed.console("deleted").parent / "machine.json").unlink()
-    server = Qemu(Settings(data=tmp_path))
-    assert server.adopt() == {}
-    eventually(lambda: not qemu_processes(tmp_path) or None)
-    server.close()
+    assert servers.next().adopt() == {}
+    eventually(lambda: not qemu_processes(servers.settings.data) or None)
 
 
 def test_a_machine_does_not_start_without_a_replica_that_answers(qemu: Qemu, replicas: Replicas) -> None:
@@ -265,3 +270,29 @@ def test_a_machine_half_made_or_half_deleted_is_made_or_deleted_by_the_same_call
 def test_an_id_that_could_leave_the_folder_is_refused(qemu: Qemu, machine_id: str) -> None:
     with pytest.raises(HypervisorError):
         qemu.create(spec(machine_id))
+
+
+def test_a_process_of_another_user_is_not_taken_for_a_machine(servers: Servers) -> None:
+    servers.settings.machines.user = "daemon"
+    qemu = servers.next()
+    qemu.create(spec("faked"))
+    forger = subprocess.Popen(
+        ["python3", "-c", "import time; time.sleep(60)", f"guest={qemu.console('faked').parent}"],
+        user="nobody" if os.geteuid() == 0 else None,
+    )
+    try:
+        # Without root, all processes are ours, and forging is pointless.
+        assert qemu.adopt() == {"faked": "stopped" if os.geteuid() == 0 else "running"}
+    finally:
+        forger.kill()
+        forger.wait()
+
+
+def test_a_console_keeps_its_end_when_it_grows_long(tmp_path: Path) -> None:
+    folder = MachineFolder(tmp_path, "talkative")
+    folder.path.mkdir()
+    folder.console.write_bytes(b"old" * 1024**2 + b"newest")
+    folder.shorten_logs()
+    content = folder.console.read_bytes()
+    assert len(content) == 1024**2
+    assert content.endswith(b"newest")
