@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from typing import IO
 
 import structlog
 from dbos import DBOS, DBOSConfig
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -34,9 +36,10 @@ from opengallery.identity.http import identity_routes
 from opengallery.identity.keys import SigningKeys
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
-from opengallery.providers.compute import replicas
+from opengallery.providers.compute import machines, replicas
 from opengallery.providers.compute.console_logs import ConsoleLogEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
+from opengallery.regions import REGIONS
 from opengallery.replica_server.supervisor import ReplicaServers
 from opengallery.replication import placement, workflows
 from opengallery.replication.stores import Stores
@@ -55,18 +58,48 @@ class DataFolderInUse(Exception):
 def serve(data: Path, port: int | None = None, config: Path | None = None) -> int:
     """Run the server in the foreground until it is told to end. Returns the exit status."""
     _log_to_standard_error()
+    os.umask(0o077)  # keys, images and databases are for this user alone, whatever the folder's mode
     try:
         settings = load_settings(data, config, port)
         with ExitStack() as stack:
             stack.enter_context(_locked(settings.data))
-            return asyncio.run(_run(settings, stack))
+            _require_free(settings.port)
+            services = build_services(settings)
+            stack.callback(services.replica_servers.close)
+            application = build_application(services)
+            held = stack.pop_all()  # the lock, until the process ends
     except (SettingsError, OtherGallery, DataFolderInUse) as error:
         print(f"gallery serve: {error}", file=sys.stderr)
         return 1
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).strip()
+        print(f"gallery serve: The database can't be used: {reason}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"gallery serve: The data folder {data} can't be used: {error}", file=sys.stderr)
+        return 1
+    status = 1
+    try:
+        status = asyncio.run(_run(services, application))
+    except SettingsError as error:
+        print(f"gallery serve: {error}", file=sys.stderr)
+    except Exception:
+        log.exception("the server failed")
+    with held:
+        stop_work(services)
+        sys.stdout.flush()
+        # Workflows in the middle of a step wait to be taken up by the next server: they and their threads
+        # are left as they are.
+        os._exit(status)
 
 
 def build_services(settings: Settings) -> Services:
-    """Open the database and everything below ARM."""
+    """Open the database and everything below ARM. Raises `SettingsError`."""
+    if unknown := sorted(settings.regions.keys() - REGIONS.keys()):
+        raise SettingsError(
+            f"The settings name a region '{unknown[0]}' that there is not. "
+            "Give short names, such as [regions.westeurope]."
+        )
     database = Database(settings.database)
     database.migrate()
     stores = Stores(settings, database)
@@ -108,7 +141,8 @@ def start_work(services: Services) -> None:
     services.hypervisor.adopt()
     services.replica_servers.start(_reading_regions(services))
     operations.resume(services)
-    threading.Thread(target=replicas.watch, args=(services,), name="reads", daemon=True).start()
+    for watch in (replicas.watch, machines.watch):
+        threading.Thread(target=watch, args=(services,), name=watch.__module__, daemon=True).start()
 
 
 def _reading_regions(services: Services) -> list[str]:
@@ -120,19 +154,23 @@ def stop_work(services: Services) -> None:
     """End machines and replica servers. What is unfinished goes on when the server starts again."""
     services.closing.set()
     workflows.close()
-    services.replica_servers.record(services.database)
-    services.hypervisor.close()
-    services.replica_servers.close()
+    with ExitStack() as stack:  # in this order from the last; none is left out when another one fails
+        stack.callback(services.replica_servers.close)
+        stack.callback(services.hypervisor.close)
+        stack.callback(services.replica_servers.record, services.database)
 
 
-async def _run(settings: Settings, stack: ExitStack) -> int:
+async def _run(services: Services, application: Starlette) -> int:
+    """Serve until a signal comes. Returns the exit status."""
     from granian.constants import Interfaces, SSLProtocols
     from granian.log import LogLevels
     from granian.server.embed import Server
 
-    services = build_services(settings)
-    stack.callback(stop_work, services)
-    application = build_application(services)
+    settings = services.settings
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
     certificate: CertificateFiles = ensure_certificate(settings.data)
     start_work(services)
     server = Server(
@@ -146,10 +184,6 @@ async def _run(settings: Settings, stack: ExitStack) -> int:
         log_level=LogLevels.error,
         log_dictconfig={"handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
     serving = asyncio.create_task(server.serve())
     await _until_listening(settings.port, serving)
     record_endpoint(settings)
@@ -158,10 +192,19 @@ async def _run(settings: Settings, stack: ExitStack) -> int:
     services.closing.set()
     server.stop()  # type: ignore[no-untyped-call]
     await asyncio.wait({serving}, timeout=5)
-    stack.close()
-    # Workflows in the middle of a step wait to be taken up by the next server: they are left as they are.
-    sys.stdout.flush()
-    os._exit(0 if ended.is_set() else 1)
+    return 0 if ended.is_set() else 1
+
+
+def _require_free(port: int) -> None:
+    """Raise `SettingsError` when another program listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SettingsError(
+                f"Can't listen on port {port}: {error.strerror}. Choose another by --port."
+            ) from error
 
 
 async def _until_listening(port: int, serving: "asyncio.Task[None]") -> None:

@@ -1,9 +1,13 @@
 """Machines: from a virtual machine's resource to the machine that the hypervisor runs."""
 
+from collections.abc import Iterator
 from datetime import timedelta
+
+import structlog
 
 from opengallery.arm import resources
 from opengallery.arm.errors import ArmError
+from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.database import now
@@ -19,7 +23,13 @@ from opengallery.providers.network import virtual_networks
 from opengallery.replication import placement
 from opengallery.replication.workflows import sweep
 
+TYPE = "Microsoft.Compute/virtualMachines"
+RUNNING = "running"
 _COOKIE_LIFE = timedelta(days=365)
+_RESUME_INTERVAL_S = 3
+_PAGE = 500
+
+log = structlog.get_logger()
 
 
 def machine_id(machine: Resource) -> str:
@@ -106,3 +116,39 @@ def release(services: Services, machine: Resource) -> None:
     with services.database.write() as connection:
         placement.release_reader(connection, machine.key)
     sweep()
+
+
+def watch(services: Services) -> None:
+    """Every few seconds let machines go on that were paused, until the server closes."""
+    while not services.closing.wait(_RESUME_INTERVAL_S):
+        try:
+            resume_paused(services)
+        except Exception:
+            log.exception("paused machines could not be resumed")
+
+
+def resume_paused(services: Services) -> None:
+    """Let every machine go on that was paused because no replica answered.
+
+    If there is still none, it pauses again at its next read: nothing is lost, nothing wrong is read.
+    """
+    for machine in _running(services):
+        name = machine_id(machine)
+        try:
+            if services.hypervisor.state(name) == "paused":
+                services.hypervisor.resume(name)
+                log.warning("machine goes on", machine=str(machine.id))
+        except HypervisorError as error:
+            log.warning("machine stays paused", machine=str(machine.id), reason=str(error))
+
+
+def _running(services: Services) -> Iterator[Resource]:
+    """The virtual machines that were started and not stopped."""
+    after = ""
+    while True:
+        with services.database.read() as connection:
+            found = resources.page(connection, TYPE, ResourceId(), after, _PAGE)
+        yield from (machine for machine in found if machine.private.get("power") == RUNNING)
+        if len(found) < _PAGE:
+            return
+        after = found[-1].key

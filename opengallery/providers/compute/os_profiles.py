@@ -46,6 +46,10 @@ class OsProfile(Properties):
     linux_configuration: LinuxConfiguration = field(default_factory=LinuxConfiguration)
 
 
+SECRETS = ("passwordHash", "customData")
+"""What `hide_password` moves out of sight."""
+
+
 def hide_password(new: Resource, old: Resource | None) -> None:
     """Move password and custom data out of what is shown; a machine needs a key or a password."""
     profile = new.properties.get("osProfile", {})
@@ -54,6 +58,12 @@ def hide_password(new: Resource, old: Resource | None) -> None:
     if password:
         new.private["passwordHash"] = hash_password(password)
     if custom_data := profile.pop("customData", None):
+        try:
+            base64.b64decode(custom_data, validate=True)
+        except ValueError as error:
+            raise ArmError(
+                "InvalidParameter", f"Custom data must be in Base64: {error}.", target="osProfile.customData"
+            ) from error
         new.private["customData"] = custom_data
     keys = profile.get("linuxConfiguration", {}).get("ssh", {}).get("publicKeys")
     if old is None and not keys and "passwordHash" not in new.private:

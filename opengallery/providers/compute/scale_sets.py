@@ -6,10 +6,11 @@ Source: Virtual Machine Scale Sets REST API, api-version 2024-11-01.
 """
 
 import copy
+import re
 import secrets
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from opengallery.arm import nested, resources
 from opengallery.arm.call import Call
@@ -20,7 +21,7 @@ from opengallery.arm.resources import Resource
 from opengallery.arm.validation import converted
 from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, virtual_machines
 from opengallery.providers.compute.image_references import refer
-from opengallery.providers.compute.os_profiles import PublicKey, hide_password
+from opengallery.providers.compute.os_profiles import OsProfile, hide_password
 
 _MACHINE = virtual_machines.RESOURCE_TYPE.type
 _NIC = "Microsoft.Network/networkInterfaces"
@@ -41,12 +42,31 @@ class StorageProfile(Properties):
     os_disk: dict[str, Any] = {}
 
 
+class InstanceOsProfile(OsProfile):
+    """Who may sign in to each machine; their names begin with the prefix."""
+
+    computer_name_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,53}$")] | None = None
+
+
+class InterfaceConfiguration(Properties):
+    """A network interface that each machine gets."""
+
+    name: str
+    properties: dict[str, Any] = {}
+
+
+class NetworkProfile(Properties):
+    """The network interfaces of each machine."""
+
+    network_interface_configurations: list[InterfaceConfiguration] = []
+
+
 class MachineProfile(Properties):
     """What each machine is created with."""
 
     storage_profile: StorageProfile
-    os_profile: dict[str, Any]
-    network_profile: dict[str, Any] = {}
+    os_profile: InstanceOsProfile
+    network_profile: NetworkProfile = field(default_factory=NetworkProfile)
 
 
 class ScaleSetProperties(Properties):
@@ -70,8 +90,9 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         )
     sku = converted(new.extra.get("sku", {}), ScaleSetSku, "sku")
     new.extra["sku"] = {"tier": "Standard", **new.extra.get("sku", {}), "capacity": sku.capacity}
-    profile = new.properties["virtualMachineProfile"]
-    refer(call, profile["storageProfile"]["imageReference"], new.location or "")
+    if old is None or sku.capacity > len(instances(call, old)):
+        profile = new.properties["virtualMachineProfile"]
+        refer(call, profile["storageProfile"]["imageReference"], new.location or "")
     _hide_password(new, old)
     if old is None:
         new.properties["uniqueId"] = secrets.token_hex(16)
@@ -80,12 +101,10 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
 def _hide_password(new: Resource, old: Resource | None) -> None:
     """Treat the profile as a machine's: its password goes out of sight, as its hash."""
     profile = new.properties["virtualMachineProfile"]["osProfile"]
-    keys = profile.get("linuxConfiguration", {}).get("ssh", {}).get("publicKeys", [])
-    converted(keys, list[PublicKey], "properties.virtualMachineProfile.osProfile")
     as_machine = Resource(new.id, properties={"osProfile": profile}, private=new.private)
     hide_password(as_machine, old)
     profile.pop("computerName", None)
-    profile.setdefault("computerNamePrefix", new.id.name[:9])
+    profile.setdefault("computerNamePrefix", re.sub(r"[^A-Za-z0-9-]", "", new.id.name)[:9])
 
 
 def instances(call: Call, scale_set: Resource) -> list[Resource]:

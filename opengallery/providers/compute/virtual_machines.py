@@ -19,10 +19,11 @@ from opengallery.database import now
 from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, machines
 from opengallery.providers.compute.console_logs import console_log_url
 from opengallery.providers.compute.image_references import refer
-from opengallery.providers.compute.os_profiles import OsProfile, hide_password
+from opengallery.providers.compute.os_profiles import SECRETS, OsProfile, hide_password
 from opengallery.replication import placement
 
 _NIC = "Microsoft.Network/networkInterfaces"
+_SCALE_SET = "Microsoft.Compute/virtualMachineScaleSets"
 _POWER = {"running": "VM running", "stopped": "VM stopped", "deallocated": "VM deallocated"}
 
 
@@ -59,8 +60,8 @@ class StorageProfile(Properties):
     data_disks: list[dict[str, Any]] = []
 
 
-class NetworkInterfaceReference(Properties):
-    """A network interface of the machine."""
+class Reference(Properties):
+    """Another resource: a network interface of the machine, its scale set."""
 
     id: str
 
@@ -68,7 +69,7 @@ class NetworkInterfaceReference(Properties):
 class NetworkProfile(Properties):
     """The network interfaces."""
 
-    network_interfaces: list[NetworkInterfaceReference] = []
+    network_interfaces: list[Reference] = []
 
 
 class MachineProperties(Properties):
@@ -108,6 +109,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
                 "generation": image.generation,
             },
         }
+        _take_over_secrets(call, new)
     hide_password(new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
         found = call.linked(nic["id"], "properties.networkProfile.networkInterfaces", _NIC)
@@ -122,20 +124,34 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         resources.change_properties(call.connection, found.key, virtualMachine={"id": str(new.id)})
 
 
+def _take_over_secrets(call: Call, new: Resource) -> None:
+    """An instance is signed in to as its scale set says. Who may change the set may have that."""
+    scale_set = new.properties.get("virtualMachineScaleSet")
+    if scale_set is not None:
+        found = call.linked(scale_set["id"], "properties.virtualMachineScaleSet.id", _SCALE_SET)
+        call.authorize(f"{_SCALE_SET}/write", found.id)
+        new.private |= {name: value for name, value in found.private.items() if name in SECRETS}
+
+
 def _create(work: Work) -> None:
     """Choose a replica, make the machine, start it. A machine that is there already is left as it is."""
+    if work.step("is made", _is_made, work):
+        return
     machine = work.resource()
-    if "power" not in machine.private:
-        work.step("choose a replica", machines.choose_replica, work.services, machine)
-        work.step("make", machines.make, work.services, machine)
-        work.step("start", machines.start, work.services, machine)
-        work.change_private(power="running")
+    work.step("choose a replica", machines.choose_replica, work.services, machine)
+    work.step("make", machines.make, work.services, machine)
+    work.step("start", machines.start, work.services, machine)
+    work.change_private(power=machines.RUNNING)
+
+
+def _is_made(work: Work) -> bool:
+    return "power" in work.resource().private
 
 
 def _start(work: Work) -> None:
     machine = work.resource()
     work.step("start", machines.start, work.services, machine)
-    work.change_private(power="running")
+    work.change_private(power=machines.RUNNING)
 
 
 def _stop(power: str) -> Any:
@@ -151,7 +167,7 @@ def _restart(work: Work) -> None:
     machine = work.resource()
     work.step("stop", work.services.hypervisor.power_off, machines.machine_id(machine))
     work.step("start", machines.start, work.services, machine)
-    work.change_private(power="running")
+    work.change_private(power=machines.RUNNING)
 
 
 def _remove(work: Work) -> None:
@@ -173,7 +189,7 @@ def _detach(work: Work) -> None:
 def power_state(call: Call, machine: Resource) -> str:
     """`running`, `stopped` or `deallocated`, as the hypervisor sees it now."""
     wanted = str(machine.private.get("power", "stopped"))
-    if wanted == "running":
+    if wanted == machines.RUNNING:
         state = call.services.hypervisor.state(machines.machine_id(machine))
         return "running" if state in ("running", "paused") else "stopped"
     return wanted
@@ -219,13 +235,18 @@ def _permission(action: str) -> str:
 
 
 RESOURCE_TYPE = ResourceType(
-    "Microsoft.Compute/virtualMachines",
+    machines.TYPE,
     COMPUTE_VERSIONS,
     MachineProperties,
     name=COMPUTE_NAME,
     envelope={"zones": list[str], "identity": dict[str, Any], "plan": dict[str, Any]},
     immutable=frozenset(
-        {"storageProfile.imageReference.id", "osProfile.computerName", "osProfile.adminUsername"}
+        {
+            "storageProfile.imageReference.id",
+            "osProfile.computerName",
+            "osProfile.adminUsername",
+            "virtualMachineScaleSet.id",
+        }
     ),
     read_only=frozenset({"vmId", "timeCreated", "instanceView"}),
     check=_check,
