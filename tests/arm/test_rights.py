@@ -1,0 +1,158 @@
+"""Rights: what a caller may not read answers 403, whether or not it exists; what it may not write, too."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from opengallery.arm import access, operations
+from opengallery.arm.call import Call
+from opengallery.arm.resource_id import ResourceId
+from opengallery.identity.directory import find_principal
+from opengallery.providers import load_registry
+
+from ..providers.conftest import Api
+from .conftest import Newcomer
+from .galleries import COMPUTE, REGION, VERSION, definition_body, full_id, gallery
+
+ELSEWHERE = str(uuid.uuid4())
+DENIED = (403, "AuthorizationFailed")
+
+
+def _denial(api: Api, method: str, path: str, body: Any = None) -> str:
+    """The message of a 403, without the names that the caller itself sent."""
+    status, code, message = api.refused(method, path, body)
+    assert (status, code) == DENIED
+    return message
+
+
+def test_what_may_not_be_read_answers_the_same_whether_or_not_it_exists(api: Api, newcomer: Newcomer) -> None:
+    mine, theirs = api.group("mine"), api.group("theirs")
+    gallery(api, theirs, "there")
+    reader = newcomer((access.READER, full_id(api, mine)))
+    for real, missing in (
+        (f"{theirs}/{COMPUTE}/galleries/there", f"{theirs}/{COMPUTE}/galleries/gone"),
+        (f"{theirs}/{COMPUTE}/galleries/there/images/x", f"{theirs}/{COMPUTE}/galleries/gone/images/x"),
+        (f"{theirs}/{COMPUTE}/galleries/there/images", f"{theirs}/{COMPUTE}/galleries/gone/images"),
+        (f"{theirs}/{COMPUTE}/galleries", f"resourceGroups/gone/{COMPUTE}/galleries"),
+        ("resourcegroups/theirs", "resourcegroups/gone"),
+        (f"/subscriptions/{api.first.second_subscription_id}/resourcegroups?api-version=2024-11-01",
+         f"/subscriptions/{ELSEWHERE}/resourcegroups?api-version=2024-11-01"),
+        (f"/subscriptions/{api.first.second_subscription_id}?api-version=2022-12-01",
+         f"/subscriptions/{ELSEWHERE}?api-version=2022-12-01"),
+        (f"/subscriptions/{api.first.second_subscription_id}/locations?api-version=2022-12-01",
+         f"/subscriptions/{ELSEWHERE}/locations?api-version=2022-12-01"),
+        ("providers/Microsoft.Compute?api-version=2024-11-01",
+         f"/subscriptions/{ELSEWHERE}/providers?api-version=2024-11-01"),
+    ):  # fmt: skip
+        for path in (real, missing):
+            assert "does not have authorization to perform action" in _denial(reader, "GET", path)
+            assert reader.ask("HEAD", path).status_code == 403
+    assert reader.refused("GET", f"{mine}/{COMPUTE}/galleries/gone")[:2] == (404, "ResourceNotFound")
+    assert reader.get("resourcegroups/mine")["name"] == "mine"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_a_reader_writes_nothing(api: Api, newcomer: Newcomer, method: str) -> None:
+    group = api.group("mine")
+    one = gallery(api, group, "one")
+    reader = newcomer((access.READER, full_id(api, group)))
+    etag = reader.get(one)["etag"]
+    for path in (one, f"{group}/{COMPUTE}/galleries/new", group, "resourceGroups/new"):
+        _denial(reader, method, path, {"location": REGION, "tags": {"a": "b"}})
+    assert api.get(one)["etag"] == etag
+    assert api.ask("GET", f"{group}/{COMPUTE}/galleries/new").status_code == 404
+    assert api.ask("GET", "resourcegroups/new").status_code == 404
+
+
+def test_a_reader_acts_on_nothing(api: Api, newcomer: Newcomer) -> None:
+    reader = newcomer((access.READER, f"/subscriptions/{api.first.subscription_id}"))
+    feature = "providers/Microsoft.Features/providers/Microsoft.Compute/features/GalleryPreview"
+    for path in (
+        f"{feature}/register?api-version=2021-07-01",
+        "providers/Microsoft.Compute/register?api-version=2024-11-01",
+        f"{api.group('mine')}/providers/Microsoft.Resources/deployments/d/validate",
+    ):
+        _denial(reader, "POST", path, {})
+    assert reader.get(f"{feature}?api-version=2021-07-01")["properties"]["state"]
+
+
+def test_a_contributor_of_a_group_works_in_it_and_nowhere_else(api: Api, newcomer: Newcomer) -> None:
+    mine, theirs = api.group("mine"), api.group("theirs")
+    worker = newcomer((access.CONTRIBUTOR, full_id(api, mine)))
+    one = gallery(worker, mine, "one")
+    worker.put(f"{one}/images/a", definition_body())
+    assert worker.get(one)["systemData"]["createdBy"] != api.first.app_id
+    _denial(worker, "PUT", f"{theirs}/{COMPUTE}/galleries/one", {"location": REGION})
+    _denial(worker, "DELETE", theirs)
+    worker.delete(f"{one}/images/a")
+
+
+def test_a_linked_resource_has_to_be_readable(api: Api, newcomer: Newcomer) -> None:
+    mine, theirs = api.group("mine"), api.group("theirs")
+    worker = newcomer((access.CONTRIBUTOR, full_id(api, mine)))
+    base = full_id(api, f"{theirs}/providers/Microsoft.Network/virtualNetworks")
+    api.put(
+        f"{theirs}/providers/Microsoft.Network/virtualNetworks/there",
+        {
+            "location": REGION,
+            "properties": {
+                "addressSpace": {"addressPrefixes": ["10.0.0.0/16"]},
+                "subnets": [{"name": "s", "properties": {"addressPrefix": "10.0.0.0/24"}}],
+            },
+        },
+    )
+    for network in ("there", "gone"):
+        properties = {"subnet": {"id": f"{base}/{network}/subnets/s"}}
+        body = {
+            "location": REGION,
+            "properties": {"ipConfigurations": [{"name": "c", "properties": properties}]},
+        }
+        nic = f"{mine}/providers/Microsoft.Network/networkInterfaces/n"
+        assert worker.refused("PUT", nic, body)[:2] == (403, "LinkedAuthorizationFailed")
+        assert api.ask("GET", nic).status_code == 404
+
+
+def _operation(api: Api, path: str, verb: str, output: Any) -> str:
+    """An operation of the administrator that has ended with a result; its id."""
+    with api.services.database.write() as connection:
+        principal = find_principal(connection, api.first.object_id)
+        assert principal is not None
+        call = Call(connection, principal, api.services, load_registry(), base_url="https://testserver")
+        operation = operations.begin(call, ResourceId.parse(full_id(api, path)), verb)
+        table = operations.operations
+        connection.execute(
+            table.update().where(table.c.id == operation.id).values(status="Succeeded", output=output)
+        )
+    return operation.id
+
+
+def test_an_operation_is_shown_to_who_may_see_it(api: Api, newcomer: Newcomer) -> None:
+    group, other = api.group("mine"), api.group("theirs")
+    disk = f"{group}/{COMPUTE}/disks/d"
+    secret = {"accessSAS": "https://secret"}
+    operation = _operation(api, disk, "beginGetAccess", secret)
+    base = f"{COMPUTE}/locations/global"
+    state, result = (
+        f"{base}/operations/{operation}?{VERSION}",
+        f"{base}/operationResults/{operation}?{VERSION}",
+    )
+    assert api.get(state)["properties"] == {"output": secret}
+    assert api.get(result) == secret
+    reader = newcomer((access.READER, full_id(api, group)))
+    shown = reader.get(state)
+    assert (shown["status"], shown["name"]) == ("Succeeded", operation)
+    assert "secret" not in reader.ask("GET", state).text + reader.ask("GET", result).text
+    owner = newcomer((access.CONTRIBUTOR, full_id(api, group)))
+    assert owner.get(result) == secret
+    unknown = f"{base}/operations/{uuid.uuid4()}?{VERSION}"
+    stranger = newcomer((access.READER, full_id(api, other)))
+    assert _denial(stranger, "GET", state) == _denial(stranger, "GET", unknown)
+    for path in (
+        unknown,
+        f"{base}/operations/x?{VERSION}",
+        unknown.replace("operations", "operationResults"),
+    ):
+        assert api.refused("GET", path)[:2] == (404, "NotFound")
+    elsewhere = f"/subscriptions/{api.first.second_subscription_id}/{state}"
+    assert api.refused("GET", elsewhere)[:2] == (404, "NotFound")
