@@ -3,7 +3,8 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,15 +155,17 @@ def _settings(data: Path, url: str | None, files: FileServer) -> Settings:
     )
 
 
-@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest, file_server: FileServer) -> Iterator[Api]:
-    """One server for all tests on one kind of database."""
+@contextmanager
+def serving(
+    request: pytest.FixtureRequest, make_settings: Callable[[Path, str | None], Settings]
+) -> Iterator[Api]:
+    """A server on the kind of database that the fixture asks for, and its administrator."""
     data = Path(tempfile.mkdtemp(prefix="opengallery-test-"))
     url = None
     if request.param == "postgresql":
         postgresql = request.getfixturevalue("postgresql")
         url = postgresql.url(postgresql.create())
-    services = app.build_services(_settings(data, url, file_server))
+    services = app.build_services(make_settings(data, url))
     application = app.build_application(services)
     app.start_work(services)
     first = read_first_start(data)
@@ -184,6 +187,13 @@ def server(request: pytest.FixtureRequest, file_server: FileServer) -> Iterator[
     DBOS.destroy(workflow_completion_timeout_sec=5)
     services.database.close()
     shutil.rmtree(data)
+
+
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, file_server: FileServer) -> Iterator[Api]:
+    """One server for all tests on one kind of database."""
+    with serving(request, lambda data, url: _settings(data, url, file_server)) as api:
+        yield api
 
 
 @pytest.fixture

@@ -143,3 +143,44 @@ def replica_regions(api: Api, version: str) -> dict[str, int]:
         assert replica["state"] == "Completed", replica
         counts[replica["region"]] = counts.get(replica["region"], 0) + 1
     return counts
+
+
+def machine_body(api: Api, image: str, location: str = REGION, **profile: Any) -> dict[str, Any]:
+    """The virtual machine that `az vm create` puts into its template, without a network."""
+    os_profile = {
+        "computerName": "vm",
+        "adminUsername": "azureuser",
+        "linuxConfiguration": {
+            "ssh": {"publicKeys": [{"keyData": "ssh-ed25519 AAAA me", "path": "/home/me"}]}
+        },
+        **profile,
+    }
+    return {
+        "location": location,
+        "properties": {
+            "hardwareProfile": {"vmSize": "Standard_D2s_v5"},
+            "storageProfile": {
+                "imageReference": {"id": id_of(api, image)},
+                "osDisk": {"createOption": "fromImage", "caching": "ReadWrite"},
+            },
+            "osProfile": {name: value for name, value in os_profile.items() if value is not None},
+        },
+    }
+
+
+def scale_set_body(
+    api: Api, image: str, capacity: int, location: str = REGION, **profile: Any
+) -> dict[str, Any]:
+    """The scale set that `az vmss create` puts into its template, without a network."""
+    machine = machine_body(api, image, location, computerName=None, **profile)["properties"]
+    return {
+        "location": location,
+        "sku": {"name": "Standard_D2s_v5", "capacity": capacity},
+        "properties": {
+            "orchestrationMode": "Flexible",
+            "virtualMachineProfile": {
+                "storageProfile": machine["storageProfile"],
+                "osProfile": machine["osProfile"],
+            },
+        },
+    }

@@ -79,6 +79,7 @@ class MachineProperties(Properties):
     storage_profile: StorageProfile
     os_profile: OsProfile | None = None
     network_profile: NetworkProfile = field(default_factory=NetworkProfile)
+    virtual_machine_scale_set: Reference | None = None
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:

@@ -1,0 +1,145 @@
+"""Scale sets: created, scaled, thinned out, deleted; their machines spread over the replicas."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from opengallery.arm.resources import resources
+from opengallery.replication import placement
+
+from .conftest import Api
+from .images import COMPUTE, REGION, definition, id_of, managed_image, scale_set_body, version_body
+
+SECRET = "Sesame-open-0815"
+
+
+@pytest.fixture(scope="module")
+def version(server: Api) -> Iterator[str]:
+    """A version with three replicas."""
+    group = server.group("scaled")
+    server.groups.remove("scaled")
+    path = f"{definition(server, group)}/versions/1.0.0"
+    server.put(path, version_body(server, managed_image(server, group, "image", 1), (REGION, 3)))
+    yield path
+    server.delete(group)
+
+
+def instances(api: Api, scale_set: str) -> list[str]:
+    """The instance ids."""
+    return [found["instanceId"] for found in api.get(f"{scale_set}/virtualMachines")["value"]]
+
+
+def told(api: Api, version: str) -> list[int]:
+    """How many machines were told to read each store, in order."""
+    with api.services.database.read() as connection:
+        return sorted(placement.readers_per_store(connection, id_of(api, version).lower()).values())
+
+
+def test_ten_machines_spread_over_three_replicas(api: Api, version: str) -> None:
+    group = api.group("spread")
+    scale_set = f"{group}/{COMPUTE}/virtualMachineScaleSets/myScaleSet"
+    api.put(scale_set, scale_set_body(api, version, 10))
+    names = instances(api, scale_set)
+    assert len(set(names)) == 10
+    assert told(api, version) == [3, 3, 4]
+    for name in names:
+        machine = api.get(f"{group}/{COMPUTE}/virtualMachines/{name}?$expand=instanceView")["properties"]
+        assert machine["virtualMachineScaleSet"]["id"] == id_of(api, scale_set)
+        assert machine["instanceView"]["statuses"][1]["code"] == "PowerState/running"
+
+    gone = names[:3]
+    api.act(f"{scale_set}/delete", {"instanceIds": gone})
+    assert set(instances(api, scale_set)) == set(names[3:])
+    assert api.get(scale_set)["sku"]["capacity"] == 7
+
+    smaller = {"location": REGION, "sku": {"name": "Standard_D2s_v5", "capacity": 2}}
+    api.put(scale_set, smaller)
+    assert len(instances(api, scale_set)) == 2
+    larger = {"location": REGION, "sku": {"name": "Standard_D2s_v5", "capacity": 4}}
+    api.put(scale_set, larger)
+    assert len(instances(api, scale_set)) == 4
+    counts = told(api, version)
+    assert sum(counts) == 4
+    view = api.get(f"{scale_set}/instanceView")
+    assert view["virtualMachine"]["statusesSummary"] == [{"code": "PowerState/running", "count": 4}]
+
+    api.delete(scale_set)
+    assert api.ask("GET", scale_set).status_code == 404
+    assert api.get(f"{group}/{COMPUTE}/virtualMachines")["value"] == []
+    assert told(api, version) == []
+
+
+def test_instances_sign_in_as_their_set_says(api: Api, version: str) -> None:
+    scale_set = f"{api.group('secrets')}/{COMPUTE}/virtualMachineScaleSets/set"
+    body = scale_set_body(
+        api, version, 1, adminPassword=SECRET, linuxConfiguration=None, customData="I2Nsb3VkLWNvbmZpZw=="
+    )
+    api.put(scale_set, body)
+    with api.services.database.read() as connection:
+        rows = connection.execute(
+            select(resources).where(resources.c.type == "microsoft.compute/virtualmachines")
+        ).all()
+    (private,) = [row.private for row in rows]
+    assert private["passwordHash"].startswith("$6$")
+    assert private["customData"] == "I2Nsb3VkLWNvbmZpZw=="
+    assert SECRET not in json.dumps([list(row) for row in rows], default=str)
+    assert "passwordHash" not in api.ask("GET", scale_set).text
+    api.put(scale_set, {"location": REGION, "sku": {"capacity": 2}})
+    assert len(instances(api, scale_set)) == 2
+
+
+def test_an_impossible_scale_set_is_refused(api: Api, version: str) -> None:
+    scale_set = f"{api.group('refused')}/{COMPUTE}/virtualMachineScaleSets/set"
+    good = scale_set_body(api, version, 1)
+
+    def refused(**changes: Any) -> int:
+        status = api.refused("PUT", scale_set, {**good, **changes})[0]
+        assert api.ask("GET", scale_set).status_code == 404
+        return status
+
+    for capacity in (-1, 1001, "x", 1.5):
+        assert refused(sku={"name": "Standard_D2s_v5", "capacity": capacity}) == 400
+    profile = good["properties"]["virtualMachineProfile"]
+
+    def with_profile(**changes: Any) -> Any:
+        return {"orchestrationMode": "Flexible", "virtualMachineProfile": {**profile, **changes}}
+
+    assert refused(properties={**good["properties"], "orchestrationMode": "Uniform"}) == 400
+    assert refused(properties=with_profile(osProfile={"adminUsername": "me"})) == 400
+    assert (
+        refused(properties=with_profile(osProfile={**profile["osProfile"], "linuxConfiguration": "x"})) == 400
+    )
+    assert refused(properties=with_profile(networkProfile={"networkInterfaceConfigurations": [{}]})) == 400
+    assert refused(properties=with_profile(networkProfile="x")) == 400
+    assert refused(location="japaneast") == 404
+    api.put(scale_set, scale_set_body(api, version, 0))
+    assert api.refused("POST", f"{scale_set}/delete", {"instanceIds": ["none"]})[0] == 400
+    assert api.refused("POST", f"{scale_set}/delete", {"instanceIds": []})[0] == 400
+    assert told(api, version) == []
+
+
+def test_a_set_shrinks_when_its_version_is_gone(api: Api, version: str) -> None:
+    group = api.group("shrinking")
+    parent = definition(api, group)
+    own = f"{parent}/versions/1.0.0"
+    api.put(own, version_body(api, version))
+    scale_set = f"{group}/{COMPUTE}/virtualMachineScaleSets/set"
+    api.put(scale_set, scale_set_body(api, own, 2))
+    api.delete(own)
+    assert api.refused("PUT", scale_set, {"location": REGION, "sku": {"capacity": 3}})[0] == 404
+    api.put(scale_set, {"location": REGION, "sku": {"capacity": 1}})
+    assert len(instances(api, scale_set)) == 1
+
+
+def test_a_set_deleted_while_it_is_created_leaves_no_machine(api: Api, version: str) -> None:
+    group = api.group("canceled")
+    scale_set = f"{group}/{COMPUTE}/virtualMachineScaleSets/set"
+    creating = api.ask("PUT", scale_set, scale_set_body(api, version, 6))
+    assert creating.status_code == 201
+    api.delete(scale_set)
+    assert api.operation(creating)["status"] == "Canceled"
+    assert api.get(f"{group}/{COMPUTE}/virtualMachines")["value"] == []
+    assert told(api, version) == []
