@@ -9,9 +9,7 @@ import pytest
 from opengallery.hypervisors import Qemu
 from opengallery.settings import Settings
 
-from .qemu_lab import BootImage, Replicas, Servers
-
-REPOSITORY = Path(__file__).parents[2]
+from .qemu_lab import REPOSITORY, BootImage, Replicas, Servers
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typing import TypeVar
 from opengallery.hypervisors import MachineSpec, Port, Qemu, ReplicaUrl, Seed
 from opengallery.settings import Settings
 
+REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
 
 

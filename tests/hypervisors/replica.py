@@ -42,6 +42,8 @@ class Replica(BaseHTTPRequestHandler):
             first, last = int(wanted[1]), min(int(wanted[2] or last), last)
         self.send_response(206 if wanted else 200)
         self.send_header("Accept-Ranges", "bytes")
+        # QEMU 7.2 forgets a request whose answer comes at once on a connection that it used before.
+        self.send_header("Connection", "close")
         self.send_header("Content-Length", str(last - first + 1))
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")

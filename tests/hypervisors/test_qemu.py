@@ -5,6 +5,7 @@ import pwd
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from opengallery.hypervisors import (
 from opengallery.hypervisors.folder import MachineFolder
 
 from .qemu_lab import (
+    REPOSITORY,
     BootImage,
     Replicas,
     Servers,
@@ -119,9 +121,10 @@ def test_a_machine_has_no_privileges_and_a_low_priority(guest: Guest) -> None:
     assert stat.S_IMODE(guest.folder.stat().st_mode) == 0o700
 
 
-def test_starting_a_machine_that_runs_changes_nothing(guest: Guest) -> None:
+def test_starting_a_machine_that_runs_starts_no_second_one(guest: Guest) -> None:
     before = set(qemu_processes(guest.folder.parent))
     guest.qemu.start("guest", [])
+    guest.qemu.start("guest", [guest.replica])
     assert set(qemu_processes(guest.folder.parent)) == before
     assert guest.qemu.state("guest") == "running"
 
@@ -182,6 +185,7 @@ def test_a_machine_waits_for_a_replica_when_all_are_gone_and_reads_a_silent_one_
     qemu.delete("silent")
 
 
+@pytest.mark.slow
 def test_a_uefi_machine_boots(qemu: Qemu, replicas: Replicas, boot_image: BootImage) -> None:
     qemu.create(spec("uefi", generation="V2"))
     qemu.start("uefi", [replicas.serve("replica=uefi.1.a")])
@@ -190,6 +194,7 @@ def test_a_uefi_machine_boots(qemu: Qemu, replicas: Replicas, boot_image: BootIm
     qemu.delete("uefi")
 
 
+@pytest.mark.slow
 def test_a_machine_outlives_its_server_and_keeps_its_disk(servers: Servers, replicas: Replicas) -> None:
     killed, folder = servers.next(), servers.settings.data
     killed.create(spec("kept"))
@@ -212,6 +217,33 @@ def test_a_machine_outlives_its_server_and_keeps_its_disk(servers: Servers, repl
     assert wait_until_ready(server, "kept", boots=2).hostname == "host-kept"
     server.close()
     assert not qemu_processes(folder)
+
+
+def test_a_boot_goes_on_when_the_server_is_killed_in_the_middle(
+    servers: Servers, replicas: Replicas, boot_image: BootImage
+) -> None:
+    replica = replicas.serve("replica=orphan.1.a")
+    servers.next().create(spec("orphan"))
+    start = f"""
+from pathlib import Path
+from opengallery.hypervisors import Qemu, ReplicaUrl
+from opengallery.settings import Settings
+qemu = Qemu(Settings(data=Path({str(servers.settings.data)!r})))
+qemu.start("orphan", [ReplicaUrl({replica.url!r}, {replica.cookie!r})])
+print("started", flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
+    ) as killed:
+        assert killed.stdout
+        assert killed.stdout.readline() == b"started\n"
+        killed.kill()
+    (pid,) = qemu_processes(servers.settings.data)
+    server = servers.next()
+    assert server.adopt() == {"orphan": "running"}
+    assert wait_until_ready(server, "orphan").payload == boot_image.payload
+    assert set(qemu_processes(servers.settings.data)) == {pid}
 
 
 def test_a_process_whose_machine_is_deleted_meanwhile_ends(servers: Servers, replicas: Replicas) -> None:
