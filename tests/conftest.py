@@ -16,7 +16,6 @@ import socket
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +38,7 @@ def import_tables() -> None:
         if "migrations" in path.parts or not re.search(r"\bTable\(", path.read_text()):
             continue
         name = ".".join(("opengallery", *path.relative_to(PACKAGE).with_suffix("").parts))
-        try:
-            importlib.import_module(name)
-        except (ImportError, SyntaxError, NameError) as error:
-            warnings.warn(f"{name} can't be imported, its tables are missing: {error}", stacklevel=1)
+        importlib.import_module(name)
 
 
 @dataclass

@@ -1,0 +1,44 @@
+"""Migrations: they give exactly the tables that the code declares, on both databases."""
+
+from collections.abc import Iterator
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from opengallery.database import Database, metadata, newest_revision
+
+from .conftest import import_tables
+
+
+@pytest.fixture
+def empty(database_url: str) -> Iterator[Database]:
+    """A database without tables."""
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def test_the_migrations_give_the_declared_tables(empty: Database) -> None:
+    import_tables()
+    empty.migrate()
+    with empty.read() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+        assert set(inspect(connection).get_table_names()) == {*metadata.tables, "alembic_version"}
+
+
+def test_migrating_again_changes_nothing(empty: Database) -> None:
+    empty.migrate()
+    with empty.write() as connection:
+        connection.execute(text("insert into tenants values ('t', 'name', 'a')"))
+    for database in (empty, Database(empty.engine.url.render_as_string(hide_password=False))):
+        database.migrate()
+        with database.read() as connection:
+            assert connection.scalar(text("select count(*) from tenants")) == 1
+            assert connection.scalar(text("select version_num from alembic_version")) == newest_revision()
+        if database is not empty:
+            database.close()
