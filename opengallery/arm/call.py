@@ -76,7 +76,7 @@ class Call:
             )
         found = self.get(resource_id)
         if found is None:
-            error = resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
+            error = resource_not_found(resource_id)
             error.target = target
             raise error
         return found

@@ -6,7 +6,7 @@ Source: Microsoft REST API guidelines for Azure, `{"error": {"code", "message", 
 from collections.abc import Sequence
 from typing import Any
 
-from opengallery.arm.resource_id import RESOURCE_GROUPS
+from opengallery.arm.resource_id import RESOURCE_GROUPS, ResourceId
 
 
 class ArmError(Exception):
@@ -58,15 +58,15 @@ def _restored(kind: type[ArmError], members: dict[str, Any]) -> ArmError:
     return error
 
 
-def resource_not_found(resource_type: str, name: str, group: str | None) -> ArmError:
+def resource_not_found(resource_id: ResourceId) -> ArmError:
     """404 for a resource, or resource group, that isn't there."""
-    if resource_type == RESOURCE_GROUPS:
-        return resource_group_not_found(name)
-    where = f" under resource group '{group}'" if group else ""
+    if resource_id.type == RESOURCE_GROUPS:
+        return resource_group_not_found(resource_id.name)
+    where = f" under resource group '{resource_id.resource_group}'" if resource_id.resource_group else ""
+    place = str(resource_id).rpartition("/providers/")[2]
     return ArmError(
         "ResourceNotFound",
-        f"The Resource '{resource_type}/{name}'{where} was not found. "
-        "Check its name and the subscription, or create it first.",
+        f"The Resource '{place}'{where} was not found. Check its name and the subscription, or create it first.",
         status=404,
     )
 

@@ -47,7 +47,7 @@ def get(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
     require_scope(call, resource_id)
     found = call.get(resource_id)
     if found is None:
-        raise resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
+        raise resource_not_found(resource_id)
     return Answer(200, view(call, declared, found))
 
 
@@ -65,7 +65,7 @@ def get_embedded(call: Call, declared: ResourceType, resource_id: ResourceId) ->
     for item in items:
         if item["name"].lower() == resource_id.name.lower():
             return Answer(200, item)
-    raise resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
+    raise resource_not_found(resource_id)
 
 
 def put(
@@ -138,7 +138,7 @@ def patch(
     old = resources.get(call.connection, resource_id, lock=True)
     if old is None:
         require_scope(call, resource_id)
-        raise resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
+        raise resource_not_found(resource_id)
     stored = {"location": old.location, "tags": old.tags, "properties": old.properties, **old.extra}
     changes = dict(body)
     if "tags" in changes:
@@ -205,7 +205,7 @@ def act(
     require_scope(call, resource_id)
     found = resources.get(call.connection, resource_id, lock=method != "GET")
     if found is None:
-        raise resource_not_found(resource_id.type, resource_id.name, resource_id.resource_group)
+        raise resource_not_found(resource_id)
     body = without_nulls(body)
     if action.check is not None:
         action.check(call, found, body)

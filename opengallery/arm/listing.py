@@ -34,7 +34,7 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
     below = _readable_below(call, assigned, f"{declared.type}/read" if declared else _READ_ALL, scope)
     require_scope(call, scope)
     if scope.namespace and call.get(scope) is None:
-        raise resource_not_found(scope.type, scope.name, scope.resource_group)
+        raise resource_not_found(scope)
     wanted = Filter.parse(call.option("$filter"))
     types = [declared.type] if declared else _listed_types(call, wanted)
     size = _page_size(call)
@@ -61,7 +61,7 @@ def list_embedded(call: Call, holder: ResourceType, parent: ResourceId, name: st
     require_scope(call, parent)
     found = call.get(parent)
     if found is None:
-        raise resource_not_found(parent.type, parent.name, parent.resource_group)
+        raise resource_not_found(parent)
     return Answer(200, {"value": view(call, holder, found)["properties"][name]})
 
 

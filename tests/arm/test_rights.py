@@ -5,15 +5,11 @@ from typing import Any
 
 import pytest
 
-from opengallery.arm import access, operations
-from opengallery.arm.call import Call
-from opengallery.arm.resource_id import ResourceId
-from opengallery.identity.directory import find_principal
-from opengallery.providers import load_registry
+from opengallery.arm import access
 
 from ..providers.conftest import Api
 from .conftest import Newcomer
-from .galleries import COMPUTE, REGION, VERSION, definition_body, full_id, gallery
+from .galleries import COMPUTE, REGION, definition_body, full_id, gallery
 
 ELSEWHERE = str(uuid.uuid4())
 DENIED = (403, "AuthorizationFailed")
@@ -111,48 +107,3 @@ def test_a_linked_resource_has_to_be_readable(api: Api, newcomer: Newcomer) -> N
         nic = f"{mine}/providers/Microsoft.Network/networkInterfaces/n"
         assert worker.refused("PUT", nic, body)[:2] == (403, "LinkedAuthorizationFailed")
         assert api.ask("GET", nic).status_code == 404
-
-
-def _operation(api: Api, path: str, verb: str, output: Any) -> str:
-    """An operation of the administrator that has ended with a result; its id."""
-    with api.services.database.write() as connection:
-        principal = find_principal(connection, api.first.object_id)
-        assert principal is not None
-        call = Call(connection, principal, api.services, load_registry(), base_url="https://testserver")
-        operation = operations.begin(call, ResourceId.parse(full_id(api, path)), verb)
-        table = operations.operations
-        connection.execute(
-            table.update().where(table.c.id == operation.id).values(status="Succeeded", output=output)
-        )
-    return operation.id
-
-
-def test_an_operation_is_shown_to_who_may_see_it(api: Api, newcomer: Newcomer) -> None:
-    group, other = api.group("mine"), api.group("theirs")
-    disk = f"{group}/{COMPUTE}/disks/d"
-    secret = {"accessSAS": "https://secret"}
-    operation = _operation(api, disk, "beginGetAccess", secret)
-    base = f"{COMPUTE}/locations/global"
-    state, result = (
-        f"{base}/operations/{operation}?{VERSION}",
-        f"{base}/operationResults/{operation}?{VERSION}",
-    )
-    assert api.get(state)["properties"] == {"output": secret}
-    assert api.get(result) == secret
-    reader = newcomer((access.READER, full_id(api, group)))
-    shown = reader.get(state)
-    assert (shown["status"], shown["name"]) == ("Succeeded", operation)
-    assert "secret" not in reader.ask("GET", state).text + reader.ask("GET", result).text
-    owner = newcomer((access.CONTRIBUTOR, full_id(api, group)))
-    assert owner.get(result) == secret
-    unknown = f"{base}/operations/{uuid.uuid4()}?{VERSION}"
-    stranger = newcomer((access.READER, full_id(api, other)))
-    assert _denial(stranger, "GET", state) == _denial(stranger, "GET", unknown)
-    for path in (
-        unknown,
-        f"{base}/operations/x?{VERSION}",
-        unknown.replace("operations", "operationResults"),
-    ):
-        assert api.refused("GET", path)[:2] == (404, "NotFound")
-    elsewhere = f"/subscriptions/{api.first.second_subscription_id}/{state}"
-    assert api.refused("GET", elsewhere)[:2] == (404, "NotFound")
