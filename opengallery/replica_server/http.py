@@ -97,6 +97,8 @@ class ReplicaApplication:
             b"content-type": b"application/octet-stream",
             b"accept-ranges": b"bytes",
             b"etag": f'"{found["image"]}"'.encode(),
+            # QEMU loses requests on connections that it uses again: docs/decisions/0006.
+            b"connection": b"close",
         }
         if asked is not None:
             head[b"content-range"] = f"bytes {first}-{end - 1}/{size_bytes}".encode()

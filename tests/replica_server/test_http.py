@@ -1,8 +1,10 @@
 """Reads over HTTP, from a real server process."""
 
 import http.client
+import json
 import random
 import socket
+import subprocess
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,15 +104,43 @@ def test_what_is_not_there_is_404_behind_a_good_cookie_and_403_without(region: A
     assert region.client.post(url).status_code == 405
 
 
-def test_connections_are_kept(region: Any) -> None:
+def test_connections_are_closed_after_each_answer(region: Any) -> None:
     address = urlsplit(region.url())
-    connection = http.client.HTTPConnection(address.hostname or "", address.port)
-    sockets = set()
-    for _ in range(3):
-        connection.request("GET", address.path, headers={"Cookie": region.cookie(), "Range": "bytes=0-99"})
-        assert connection.getresponse().read() == region.content[:100]
-        sockets.add(connection.sock)
-    assert len(sockets) == 1 and None not in sockets
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    connection.request("GET", address.path, headers={"Cookie": region.cookie(), "Range": "bytes=0-9"})
+    answer = connection.getresponse()
+    assert answer.read() == region.content[:10]
+    assert answer.will_close
+    connection.close()
+
+
+def test_qemu_loses_no_request(region: Any) -> None:
+    """QEMU 7.2 hangs on connections that it uses again in most of such runs (docs/decisions/0006)."""
+    source = {
+        "driver": "raw",
+        "file": {
+            "driver": "http",
+            "url": region.url(),
+            "cookie": region.cookie(),
+            "readahead": 0,
+            "timeout": 3,
+        },
+    }
+    reads = [
+        "qemu-img",
+        "bench",
+        "-c",
+        "2000",
+        "-d",
+        "4",
+        "-s",
+        "16384",
+        "-S",
+        "20480",
+        f"json:{json.dumps(source)}",
+    ]
+    for _ in range(4):
+        subprocess.run(reads, check=True, capture_output=True, timeout=60)
 
 
 def test_a_corrupt_pack_is_503_while_the_sibling_serves(region: Any) -> None:
