@@ -12,7 +12,7 @@ from opengallery.arm.operations import Work
 from opengallery.providers.resources import deployments
 
 from .conftest import Api
-from .images import COMPUTE, id_of
+from .images import COMPUTE, definition, id_of, managed_image, version_body
 
 WIRE = Path(__file__).parents[1] / "wire"
 SECRET = "correct-horse-battery-staple-9"
@@ -279,3 +279,24 @@ def test_a_deployment_that_a_crash_took_after_its_end_ends_the_same(api: Api, gr
                 with pytest.raises(deployments.ArmError) as again:
                     deployments._deploy(Work(operation, runtime))
                 assert again.value.error() == operation.error
+
+
+def test_what_az_deploys_runs_machines_and_all(api: Api, group: str) -> None:
+    version = f"{definition(api, group)}/versions/1.0.0"
+    api.put(version, version_body(api, managed_image(api, group, "image", 1), REGION))
+    for name in ("deployment-vm-create.json", "deployment-vmss-create.json"):
+        body = recorded(api, name, "Deployed")
+        machines = body["properties"]["template"]["resources"][-1]
+        profile = machines["properties"].get("virtualMachineProfile", machines["properties"])
+        profile["storageProfile"]["imageReference"]["id"] = id_of(api, version)
+        if "sku" in machines:
+            machines["sku"]["capacity"] = 2
+        shown = api.put(path(group, name), body)["properties"]
+    assert shown["outputs"]["VMSS"]["value"]["orchestrationMode"] == "Flexible"
+    assert len(api.get(f"{group}/{COMPUTE}/virtualMachines")["value"]) == 3
+    assert len(api.get(f"{group}/providers/{NETWORK}/networkInterfaces")["value"]) == 3
+    for nic in api.get(f"{group}/providers/{NETWORK}/networkInterfaces")["value"]:
+        assert nic["properties"]["virtualMachine"]["id"]
+    api.delete(group)
+    api.groups.remove("Deployed")
+    assert api.get("resources?$filter=resourceGroup eq 'Deployed'")["value"] == []
