@@ -66,7 +66,9 @@ def start_server(data: Path) -> "subprocess.Popen[str]":
         raise DemoFailed(f"The server did not start: {(data / 'server.log').read_text()}")
     console.print(line.strip())
     console.print(f'[bold cyan]$ eval "$(gallery env --data {data})"[/]')
-    shown = subprocess.run([GALLERY, "env", "--data", str(data)], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [GALLERY, "env", "--data", str(data)], capture_output=True, text=True, check=True
+    ).stdout
     os.environ["HOME"] = str(data)  # the keys that vm create makes stay out of yours
     os.environ.update(dict(re.findall(r"export (\w+)='([^']*)'", shown)))
     return server
@@ -96,7 +98,9 @@ def wait_until_ready(machines: list[str]) -> dict[str, str]:
     with Live(console=console, transient=True) as live:
         while len(lines) < len(machines):
             if time.monotonic() > deadline:
-                raise DemoFailed(f"Only {len(lines)} of {len(machines)} machines came up in {BOOT_DEADLINE_S} s.")
+                raise DemoFailed(
+                    f"Only {len(lines)} of {len(machines)} machines came up in {BOOT_DEADLINE_S} s."
+                )
             live.update(f"booting: {len(lines)} of {len(machines)} machines are READY")
             for machine in machines:
                 if machine not in lines and (line := boot_line(machine)) is not None:
@@ -176,7 +180,9 @@ def scale_set(version: str, payload: str) -> list[str]:
     if sorted(told.values()) != [MACHINES // REPLICAS] * REPLICAS:
         raise DemoFailed(f"The machines are not spread over the replicas: {told}.")
     if min(served) < mean / 2:
-        raise DemoFailed(f"A replica served {min(served):,} bytes, less than half of the mean of {mean:,.0f}.")
+        raise DemoFailed(
+            f"A replica served {min(served):,} bytes, less than half of the mean of {mean:,.0f}."
+        )
     return [
         f"{MACHINES} machines of a scale set are READY with the right payload",
         f"each of the {REPLICAS} replicas was told to {MACHINES // REPLICAS} of them, and served "

@@ -4,6 +4,7 @@
 Usage: scripts/new-migration.py NUMBER "What changes", for instance 0002 "Keep snapshots". Read it before you commit.
 """
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,10 @@ def main() -> None:
                 command.upgrade(config, "head")
             command.revision(config, message, autogenerate=True, rev_id=number)
         database.close()
+    for verb in (["check", "--fix"], ["format"]):
+        subprocess.run(
+            [Path(sys.executable).with_name("ruff"), *verb, "--quiet", MIGRATIONS / "versions"], check=False
+        )
 
 
 main()
