@@ -47,12 +47,15 @@ def test_publishing_goes_on_after_each_kill(gallery: Gallery, tmp_path: Path) ->
     )
     assert answer.status_code == 201
     moved: list[int] = []
+    states: list[str] = []
     for number in range(KILLS):
         time.sleep(0.2 + 0.35 * number)
         gallery.kill()
         gallery.serve()
+        states.append(gallery.get(version)["properties"]["provisioningState"])
         moved.append(sum(done["progress"] for done in summary(gallery, version)))
     assert moved == sorted(moved)
+    assert states.count("Creating") >= 3, (states, moved)
     operation = gallery.ended(answer)
     assert operation["status"] == "Succeeded", operation
     assert gallery.get(version)["properties"]["provisioningState"] == "Succeeded"

@@ -147,7 +147,7 @@ def _running(services: Services) -> Iterator[Resource]:
     after = ""
     while True:
         with services.database.read() as connection:
-            found = resources.page(connection, TYPE, ResourceId(), after, _PAGE)
+            found = resources.page(connection, (TYPE,), ResourceId(), after, _PAGE)
         yield from (machine for machine in found if machine.private.get("power") == RUNNING)
         if len(found) < _PAGE:
             return
