@@ -176,3 +176,34 @@ def test_a_scale_set_has_its_number_of_machines_after_kills(gallery: Gallery, tm
     assert spread == [2, 3]
     assert gallery.terminate() == 0
     assert gallery.pids() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_server_that_is_ended_leaves_its_work_to_the_next(gallery: Gallery, tmp_path: Path) -> None:
+    parent = definition(gallery)
+    image = upload(gallery, random_image(tmp_path / "image.raw", 128, 60), "image")
+    version = f"{parent}/versions/1.0.0"
+    gallery.put(version, version_body(gallery, image, westcentralus=2))
+    publishing = gallery.ask(
+        "PUT", f"{parent}/versions/1.0.1", version_body(gallery, image, westeurope=2, eastus2=2)
+    )
+    profile = machine_profile(gallery, version)
+    scale_set = f"{GROUP}/{COMPUTE}/virtualMachineScaleSets/set"
+    properties = {"orchestrationMode": "Flexible", "virtualMachineProfile": profile}
+    body = {
+        "location": "westcentralus",
+        "sku": {"name": "Standard_D2s_v5", "capacity": 4},
+        "properties": properties,
+    }
+    starting = gallery.ask("PUT", scale_set, body)
+    for pause_s in (0.4, 0.8):
+        time.sleep(pause_s)
+        assert gallery.terminate() == 0
+        assert gallery.pids() == []
+        gallery.serve()
+    for answer in (publishing, starting):
+        operation = gallery.ended(answer)
+        assert operation["status"] == "Succeeded", operation
+    assert len(replicas(gallery, f"{parent}/versions/1.0.1")) == 4
+    assert len(gallery.get(f"{scale_set}/virtualMachines")["value"]) == 4
