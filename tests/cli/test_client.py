@@ -242,6 +242,8 @@ def test_ctrl_c_ends_quietly_with_130(arm: StandIn, gallery: Gallery) -> None:
     arm.polls = 10**6
     process = subprocess.Popen(
         [sys.executable, "-m", "opengallery.cli.main", "sig", "create", "-g", "rg", "-r", "g"],
+        # A test run in the background ignores the signal, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
