@@ -20,12 +20,16 @@ import structlog
 from dbos import DBOS, DBOSConfig
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from opengallery.arm import access, operations
+from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.services import Services
 from opengallery.database import Database
+from opengallery.hypervisors.machine import HypervisorError
 from opengallery.hypervisors.qemu import Qemu
 from opengallery.identity.certificate import CertificateFiles, ensure_certificate
 from opengallery.identity.client_secrets import SecretChecker
@@ -81,7 +85,7 @@ def serve(data: Path, port: int | None = None, config: Path | None = None) -> in
     status = 1
     try:
         status = asyncio.run(_run(services, application))
-    except SettingsError as error:
+    except (SettingsError, HypervisorError) as error:
         print(f"gallery serve: {error}", file=sys.stderr)
     except Exception:
         log.exception("the server failed")
@@ -124,8 +128,17 @@ def build_application(services: Services) -> Starlette:
             *PageBlobEndpoint(services).routes(),
             *ConsoleLogEndpoint(services).routes(),
             Route("/{path:path}", arm.answer, methods=["GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"]),
-        ]
+        ],
+        exception_handlers={404: _unserved, 405: _unserved},
     )
+
+
+async def _unserved(_request: Request, refusal: Exception) -> Response:
+    """ARM's error body for a path or method that no route takes."""
+    status = getattr(refusal, "status_code", 404)
+    code = "MethodNotAllowed" if status == 405 else "InvalidResourceId"
+    error = ArmError(code, "No resource has this path, or it takes no such method. Check the request's line.")
+    return JSONResponse({"error": error.error()}, status)
 
 
 def start_work(services: Services) -> None:
@@ -134,7 +147,8 @@ def start_work(services: Services) -> None:
         "name": "opengallery",
         "system_database_url": services.settings.workflow_database,
         "application_version": WORKFLOW_VERSION,
-        "console_log_level": "ERROR",
+        # It would log each workflow that stops because its version is deleted; ours log what matters.
+        "console_log_level": "CRITICAL",
     }
     DBOS(config=config)
     DBOS.launch()

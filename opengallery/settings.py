@@ -6,7 +6,7 @@ The file is TOML; docs/settings.md lists every setting. Everything has a default
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -51,10 +51,10 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     """All settings. `data` is the data folder (DIR); it is never in the file."""
 
     data: Path = Path()
-    port: int = 8443
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8443
     profile: Literal["current", "preview"] = "current"
     database_url: str | None = None
-    page_size: int = 100
+    page_size: Annotated[int, msgspec.Meta(ge=1)] = 100
     images: ImageSettings = msgspec.field(default_factory=ImageSettings)
     machines: MachineSettings = msgspec.field(default_factory=MachineSettings)
     regions: dict[str, RegionSettings] = {}
@@ -80,12 +80,16 @@ def load_settings(data: Path, config: Path | None = None, port: int | None = Non
     path = config or data / "opengallery.toml"
     try:
         content = tomllib.loads(path.read_text()) if config or path.exists() else {}
+        if "data" in content:
+            raise SettingsError(
+                f"{path}: the data folder is given by --data, not in the file. Take `data` out."
+            )
+        if port is not None:
+            content["port"] = port
         settings = msgspec.convert(content, Settings)
     except OSError as error:
         raise SettingsError(f"Can't read {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise SettingsError(f"{path}: {error}.") from error
     settings.data = data.resolve()
-    if port is not None:
-        settings.port = port
     return settings
