@@ -84,9 +84,9 @@ def load_settings(data: Path, config: Path | None = None, port: int | None = Non
             raise SettingsError(
                 f"{path}: the data folder is given by --data, not in the file. Take `data` out."
             )
-        if port is not None:
-            content["port"] = port
         settings = msgspec.convert(content, Settings)
+        if port is not None:
+            settings = msgspec.convert({**content, "port": port}, Settings)
     except OSError as error:
         raise SettingsError(f"Can't read {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

@@ -294,3 +294,12 @@ def test_request_ids_come_back(api: Api) -> None:
         assert api.ask("GET", path).headers["x-ms-request-id"] != request_id
     alone = api.ask("GET", "resourcegroups").headers
     assert alone["x-ms-correlation-request-id"] == alone["x-ms-request-id"]
+
+
+def test_a_path_with_a_line_break_is_refused_in_arms_form(api: Api) -> None:
+    answer = api.ask("GET", "resourceGroups/a%0Ab?api-version=2024-11-01")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "InvalidResourceId"
+    answer = api.client.request("TRACE", "/subscriptions")
+    assert answer.status_code == 405
+    assert answer.json()["error"]["code"] == "MethodNotAllowed"

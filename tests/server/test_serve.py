@@ -1,5 +1,6 @@
 """`gallery serve`: what it refuses, what it leaves, and what it keeps secret."""
 
+import os
 import socket
 import stat
 import subprocess
@@ -44,6 +45,10 @@ def test_a_port_that_is_taken_is_refused(data: Path) -> None:
     ("content", "word"),
     [
         ("port = 'x'", "port"),
+        ("port = -3", "port"),
+        ("port = 70000", "port"),
+        ("data = '/tmp'", "--data"),
+        ("# \udce9", "settings.toml"),
         ("colour = 1", "colour"),
         ("port = ", "settings.toml"),
         ("profile = 'future'", "profile"),
@@ -54,7 +59,7 @@ def test_a_port_that_is_taken_is_refused(data: Path) -> None:
 )
 def test_an_unusable_setting_is_named(data: Path, content: str, word: str) -> None:
     config = data.parent / "settings.toml"
-    config.write_text(content)
+    config.write_text(content, encoding="utf-8", errors="surrogateescape")
     done = serve("--data", data, "--port", free_port(), "--config", config)
     refused(done, word)
     assert "hidden" not in done.stderr
@@ -98,3 +103,10 @@ def test_a_client_that_does_not_speak_delays_nobody(gallery: Gallery) -> None:
     assert gallery.terminate() == 0
     for connection in silent:
         connection.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives its machines to another user")
+def test_a_missing_user_for_machines_is_named(data: Path) -> None:
+    config = data.parent / "settings.toml"
+    config.write_text("[machines]\nuser = 'nosuchuser'")
+    refused(serve("--data", data, "--port", free_port(), "--config", config), "nosuchuser")
