@@ -13,6 +13,8 @@ from opengallery.cli.failure import Misuse
 # Joins the words of one `--add` or `--remove`, whose first word says what the others are for.
 UNIT_SEPARATOR = "\x1f"
 
+STORAGE_ACCOUNT_TYPES = {name.lower(): name for name in ("Standard_LRS", "Standard_ZRS", "Premium_LRS")}
+
 TRUE = {"true", "t", "yes", "y", "1"}
 FALSE = {"false", "f", "no", "n", "0"}
 
@@ -78,13 +80,17 @@ def parse_target_regions(words: list[str] | None) -> list[dict[str, Any]] | None
     for word in words:
         name, *rest = (part.strip() for part in word.split("="))
         region: dict[str, Any] = {"name": name}
-        for part in rest:
-            if part.isdecimal():
-                region["regionalReplicaCount"] = int(part)
-            elif part:
-                region["storageAccountType"] = part
-        if not name or len(rest) > 2:
-            raise Misuse(f"--target-regions: '{word}' is not REGION[=COUNT][=STORAGE_ACCOUNT_TYPE].")
+        left = list(rest)
+        if left and left[0].isascii() and left[0].isdecimal() and int(left[0]) > 0:
+            region["regionalReplicaCount"] = int(left.pop(0))
+        if left and left[0].lower() in STORAGE_ACCOUNT_TYPES:
+            region["storageAccountType"] = STORAGE_ACCOUNT_TYPES[left.pop(0).lower()]
+        if not name or left:
+            culprit = f" ('{left[0]}' is neither a number of replicas nor a known type)" if left else ""
+            raise Misuse(
+                f"--target-regions: '{word}' is not REGION[=COUNT][=STORAGE_ACCOUNT_TYPE]{culprit}; "
+                f"the types are {', '.join(STORAGE_ACCOUNT_TYPES.values())}."
+            )
         regions.append(region)
     return regions
 

@@ -128,3 +128,14 @@ def test_set_reaches_into_lists() -> None:
 def test_a_path_that_leads_nowhere_is_refused(arguments: dict[str, list[str]]) -> None:
     with pytest.raises(Misuse):
         change(version(), **arguments)
+
+
+@pytest.mark.parametrize(
+    "word", ["West Europe=x", "a=1=b", "a=", "a=1=", "a=0", "a=Standard_LRS=1", "a=1=2", "a=\u0663"]
+)
+def test_a_target_region_with_neither_count_nor_type_is_refused_by_name(word: str) -> None:
+    with pytest.raises(Misuse, match=f"--target-regions: '{word}'"):
+        parse_target_regions([word])
+    assert parse_target_regions(["a=2=premium_lrs"]) == [
+        {"name": "a", "regionalReplicaCount": 2, "storageAccountType": "Premium_LRS"}
+    ]
