@@ -24,6 +24,7 @@ from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resource_type import Registry, ResourceType
 from opengallery.arm.resources import Resource
+from opengallery.arm.sealed import seal, unseal
 from opengallery.arm.services import Services
 from opengallery.database import Json, UtcDateTime, metadata, now
 from opengallery.identity.principal import Principal
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 IN_PROGRESS, SUCCEEDED, FAILED, CANCELED = "InProgress", "Succeeded", "Failed", "Canceled"
+_SEALED = "$sealed"
 
 operations = Table(
     "operations",
@@ -129,6 +131,14 @@ class Work:
 
         return DBOS.run_step({"name": name}, attempt)
 
+    def sealed_step(self, name: str, function: Callable[..., Any], *arguments: Any) -> dict[str, str]:
+        """Run `function` as one durable step whose result is a secret, such as a URL to write to.
+
+        What comes is sealed, for an operation's output: `get` opens it, and no database holds it in clear.
+        """
+        settings = self.services.settings
+        return self.step(name, lambda: {_SEALED: seal(settings, function(*arguments))})
+
     def is_canceled(self) -> bool:
         """Whether the resource is being deleted, so that this work is for nothing."""
         with self.services.database.read() as connection:
@@ -191,7 +201,12 @@ def resume(services: Services) -> None:
 def get(connection: Connection, operation_id: str) -> Operation | None:
     """The operation with this id, or None."""
     row = connection.execute(select(operations).where(operations.c.id == operation_id.lower())).first()
-    return Operation(**row._asdict()) if row else None
+    if row is None:
+        return None
+    operation = Operation(**row._asdict())
+    if _runtime is not None and isinstance(operation.output, dict) and operation.output.keys() == {_SEALED}:
+        operation.output = unseal(_runtime.services.settings, operation.output[_SEALED])
+    return operation
 
 
 def running(connection: Connection, key: str) -> Operation | None:

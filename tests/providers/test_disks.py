@@ -1,10 +1,14 @@
 """Disks: created, uploaded into, taken in and deleted, and everything that is refused on the way."""
 
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import select
 
+from opengallery.arm.operations import operations
 from opengallery.cli.vhd import fixed_footer
 from opengallery.replication import progress
 
@@ -110,8 +114,6 @@ def test_a_grant_with_a_wrong_body_is_refused(api: Api, access: Any) -> None:
 
 def damaged(kind: str) -> bytes:
     """A file of the right size that is no fixed VHD."""
-    if kind == "no footer":
-        return disk(1) + bytes(512)
     if kind == "qcow2":
         return b"QFI\xfb" + fixed_vhd(1)[4:]
     if kind == "footer of a larger disk":
@@ -121,7 +123,7 @@ def damaged(kind: str) -> bytes:
     return fixed_vhd(1)[:-20] + bytes(20)[:-1] + b"\1"
 
 
-KINDS = ["no footer", "qcow2", "footer of a larger disk", "footer of a smaller disk", "footer with an error"]
+KINDS = ["qcow2", "footer of a larger disk", "footer of a smaller disk", "footer with an error"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,14 +133,46 @@ def test_an_upload_that_is_no_fixed_vhd_is_refused_and_can_be_mended(api: Api, k
     write(api, sas, damaged(kind))
     status, code, message = api.refused("POST", f"{path}/endGetAccess")
     assert (status, code) == (400, "InvalidParameter")
-    assert "VHD" in message
+    assert "VHD" in message and "az disk grant-access" in message
+    assert put_page(api, sas, 0, bytes(512)).status_code == 403
+    assert api.get(path)["properties"]["diskState"] == "ReadyToUpload"
     image = f"{group}/{COMPUTE}/images/one"
     assert api.refused("PUT", image, image_body(api, path))[:2] == (400, "InvalidParameter")
     assert api.ask("GET", image).status_code == 404
     assert progress_rows(api, path) == progress_rows(api, image) == 0
-    write(api, sas, fixed_vhd(3))
+    write(api, grant(api, path), fixed_vhd(3))
     api.act(f"{path}/endGetAccess")
     assert stored(api, path) == disk(3)
+
+
+def test_revoking_an_unfinished_upload_ends_its_url_and_keeps_its_bytes(api: Api) -> None:
+    group = api.group("unfinished")
+    path, sas = open_disk(api, group, "one")
+    content = fixed_vhd(1, 2)
+    write(api, sas, content[: 2 * MIB])
+    api.act(f"{path}/endGetAccess")
+    assert put_page(api, sas, 0, bytes(512)).status_code == 403
+    assert api.get(path)["properties"]["diskState"] == "ReadyToUpload"
+    image = f"{group}/{COMPUTE}/images/one"
+    status, _, message = api.refused("PUT", image, image_body(api, path))
+    assert status == 400
+    assert message.count("footer") == 1 and "no fixed-VHD footer" in message
+    assert api.ask("GET", image).status_code == 404
+    assert progress_rows(api, path) == progress_rows(api, image) == 0
+    put_page(api, grant(api, path), len(content) - 512, content[-512:])
+    api.act(f"{path}/endGetAccess")
+    assert stored(api, path) == disk(1, 2)
+
+
+def test_no_url_is_kept_in_clear(api: Api) -> None:
+    _, sas = open_disk(api, api.group("sealed"), "one")
+    signature = parse_qs(urlsplit(sas).query)["sig"][0]
+    with api.services.database.read() as connection:
+        outputs = connection.scalars(select(operations.c.output)).all()
+    assert any(outputs)
+    assert signature not in json.dumps(outputs) and "sig=" not in json.dumps(outputs)
+    for file in api.services.settings.data.glob("*.sqlite"):
+        assert b"sig=" not in file.read_bytes()
 
 
 def progress_rows(api: Api, path: str) -> int:

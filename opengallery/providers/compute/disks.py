@@ -1,8 +1,9 @@
 """Disks: `Microsoft.Compute/disks`. A disk is how the bytes of an image come in.
 
 `createOption` Upload makes a disk that waits for a fixed VHD: `beginGetAccess` gives a writable SAS URL
-(`page_blobs.py` answers it), `endGetAccess` takes it back, checks what came, and puts it into the
-source region's first store. Copy and FromImage make a disk that shares another's image.
+(`page_blobs.py` answers it), `endGetAccess` takes it back, checks what came, and puts it into the source
+region's first store. An upload without a footer is not complete: it stays, for another grant. Copy and
+FromImage make a disk that shares another's image.
 Source: Disks REST API, api-version 2025-01-02.
 """
 
@@ -181,11 +182,11 @@ def _check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
     check_free(disk)
 
 
-def _grant(work: Work) -> dict[str, Any]:
-    return work.step("grant", _grant_once, work)
+def _grant(work: Work) -> dict[str, str]:
+    return work.sealed_step("grant", _grant_once, work)
 
 
-def _grant_once(work: Work) -> dict[str, Any]:
+def _grant_once(work: Work) -> dict[str, str]:
     disk = work.resource()
     access = converted(work.operation.input, Access, "body")
     key, until = new_key(), now() + timedelta(seconds=access.duration_in_seconds)
@@ -199,11 +200,22 @@ def check_upload(services: Services, disk: Resource) -> None:
     try:
         open_image(staged_file(services, disk), services.settings.images.max_size_bytes).close()
     except UnusableImage as error:
+        reason = str(error)
+        if "no VHD footer" in reason:
+            reason = "The upload has no fixed-VHD footer in its last 512 bytes."
         raise ArmError(
             "InvalidParameter",
-            f"The disk '{disk.id.name}' can't be used: {error} Upload a fixed VHD, footer included, and try again.",
+            f"The disk '{disk.id.name}' can't be used: {reason} Grant access again (az disk grant-access), "
+            "upload a whole fixed VHD, and try again.",
             target="properties.storageProfile.osDisk",
         ) from error
+
+
+def _has_footer(services: Services, disk: Resource) -> bool:
+    """Whether something was written into the last 512 bytes: until then the upload goes on."""
+    with staged_file(services, disk).open("rb") as file:
+        file.seek(-FOOTER_BYTES, os.SEEK_END)
+        return any(file.read())
 
 
 def check_free(disk: Resource, taker: str = "") -> None:
@@ -219,8 +231,16 @@ def check_free(disk: Resource, taker: str = "") -> None:
 
 def _check_end(call: Call, disk: Resource, _body: dict[str, Any]) -> None:
     check_free(disk)
-    if "uploadKey" in disk.private:
+    if "uploadKey" not in disk.private or not _has_footer(call.services, disk):
+        return
+    try:
         reserve(call, disk, disk.key)
+    except ArmError:
+        # Refused or not, the URL ends: that is committed, though the refusal is the answer.
+        resources.change_private(call.connection, disk.key, uploadKey=None)
+        call.connection.commit()
+        settled(staged_file(call.services, disk))
+        raise
 
 
 def _check_delete(_call: Call, disk: Resource) -> None:
@@ -243,7 +263,16 @@ def release(connection: Connection, disk_key: str, taker: str) -> None:
 
 
 def _revoke(work: Work) -> None:
+    """End the URL in any case; take the upload in when it is a whole one, which `_check_end` reserved."""
+    work.step("end access", _end_access, work)
     take_in(work, work.key)
+
+
+def _end_access(work: Work) -> None:
+    disk = work.resource()
+    if is_waiting(disk):
+        work.change_private(uploadKey=None)
+        settled(staged_file(work.services, disk))
 
 
 def take_in(work: Work, key: str) -> None:
