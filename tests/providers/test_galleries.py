@@ -154,3 +154,48 @@ def test_a_wrong_definition_leaves_nothing_behind(
     assert (answer.status_code, answer.json()["error"]["target"]) == (400, target)
     assert api.ask("GET", path).status_code == 404
     assert api.get(f"{gallery}/images")["value"] == []
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"sharingProfile": "x"},
+        {"sharingProfile": {"permissions": "Everybody"}},
+        {"sharingProfile": {"communityGalleryInfo": "x"}},
+        {"softDeletePolicy": {"isSoftDeleteEnabled": "yes"}},
+        {"descriptoin": "x"},
+    ],
+)
+def test_a_gallery_with_wrong_properties_is_refused(api: Api, properties: Any) -> None:
+    path = f"{api.group('wrong')}/providers/Microsoft.Compute/galleries/one"
+    body = {"location": "westcentralus", "properties": properties}
+    assert api.refused("PUT", path, body)[0] == 400
+    assert api.ask("GET", path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("properties", "status"),
+    [
+        ({"recommended": {"vCPUs": {"min": "x"}}}, 400),
+        ({"recommended": {"vCPUs": {"min": 0}}}, 400),
+        ({"recommended": {"memory": {"min": 4, "max": 2}}}, 400),
+        ({"disallowed": {"diskTypes": "x"}}, 400),
+        ({"features": [{"name": "x"}]}, 400),
+        ({"purchasePlan": {"name": 1}}, 400),
+        ({"endOfLifeDate": "soon"}, 400),
+        ({"endOfLifeDate": "0001-01-01T00:00:00+05:00"}, 400),
+        ({"endOfLifeDate": "2030-12-31", "recommended": {"vCPUs": {"min": 1, "max": 2}}}, 201),
+    ],
+)
+def test_nested_properties_of_a_definition(api: Api, properties: Any, status: int) -> None:
+    gallery = f"{api.group('nested')}/providers/Microsoft.Compute/galleries/one"
+    api.put(
+        gallery, {"location": "westcentralus", "properties": {"sharingProfile": {"permissions": "Groups"}}}
+    )
+    identifier = {"publisher": "us", "offer": "o", "sku": "s"}
+    fixed = {"osType": "Linux", "osState": "Generalized", "identifier": identifier}
+    body = {"location": "westcentralus", "properties": {**fixed, **properties}}
+    answer = api.ask("PUT", f"{gallery}/images/one", body)
+    assert answer.status_code == status, answer.text
+    if status == 201:
+        assert answer.json()["properties"]["endOfLifeDate"] == "2030-12-31T00:00:00+00:00"

@@ -288,3 +288,21 @@ def test_a_definition_with_versions_is_not_deleted(api: Api, source: Any) -> Non
     api.put(f"{parent}/versions/1.0.0", version_body(api, image))
     assert api.refused("DELETE", parent)[:2] == (409, "CannotDeleteResource")
     assert len(api.get(f"{parent}/versions")["value"]) == 1
+
+
+def test_a_version_with_wrong_nested_properties_is_refused(api: Api) -> None:
+    group = api.group("nested")
+    image = managed_image(api, group, "image", 1)
+    path = f"{definition(api, group)}/versions"
+    for profile in (
+        {"storageAccountType": "Floppy_LRS"},
+        {"endOfLifeDate": "soon"},
+        {"targetExtendedLocations": ["x"]},
+        {"targetRegions": [{"name": REGION, "encryption": "x"}]},
+        {"targetRegions": [{"name": REGION, "storageAccountType": "Floppy_LRS"}]},
+    ):
+        body = version_body(api, image, **profile)
+        assert api.refused("PUT", f"{path}/1.0.0", body)[0] == 400, profile
+    for name in ("01.0.0", "1.00.0", "1.0.01"):
+        assert api.refused("PUT", f"{path}/{name}", version_body(api, image))[0] == 400, name
+    assert api.get(path)["value"] == []

@@ -5,7 +5,7 @@ may be a source, as the announcement of 2018 says.
 Source: Compute Gallery REST API, api-version 2024-03-03.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -18,10 +18,44 @@ from opengallery.providers.features.registrations import is_registered
 from opengallery.regions import PREVIEW_SOURCE_REGIONS, REGIONS
 
 
-class GalleryProperties(Properties):
+class SharingGroup(Properties, forbid_unknown_fields=True):
+    """Subscriptions or tenants that a gallery is shared with."""
+
+    type: str | None = None
+    ids: list[str] | None = None
+
+
+class CommunityGalleryInfo(Properties, forbid_unknown_fields=True):
+    """What a community gallery tells of itself."""
+
+    publisher_uri: str | None = None
+    publisher_contact: str | None = None
+    eula: str | None = None
+    public_name_prefix: str | None = None
+    community_gallery_enabled: bool | None = None
+    public_names: list[str] | None = None
+
+
+class SharingProfile(Properties, forbid_unknown_fields=True):
+    """With whom a gallery is shared."""
+
+    permissions: Literal["Private", "Groups", "Community"] | None = None
+    groups: list[SharingGroup] | None = None
+    community_gallery_info: CommunityGalleryInfo | None = None
+
+
+class SoftDeletePolicy(Properties, forbid_unknown_fields=True):
+    """Whether deleted versions can be had back."""
+
+    is_soft_delete_enabled: bool | None = None
+
+
+class GalleryProperties(Properties, forbid_unknown_fields=True):
     """What a gallery is created with."""
 
     description: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    sharing_profile: SharingProfile | None = None
+    soft_delete_policy: SoftDeletePolicy | None = None
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:

@@ -5,18 +5,20 @@ offer and SKU that no other definition of the gallery has.
 Source: Compute Gallery REST API, api-version 2024-03-03.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from opengallery.arm import resources
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError
+from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.providers.compute import COMPUTE_NAME, GALLERY_VERSIONS
+from opengallery.providers.compute.dates import normalize_date
 
 Text = Annotated[str, Meta(min_length=1, max_length=64)]
+Amount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class Identifier(Properties):
@@ -25,6 +27,42 @@ class Identifier(Properties):
     publisher: Annotated[str, Meta(min_length=1, max_length=128)]
     offer: Text
     sku: Text
+
+
+class Range(Properties):
+    """How much of something a machine should have."""
+
+    min: Amount | None = None
+    max: Amount | None = None
+
+
+class Recommended(Properties):
+    """What machines the image is for."""
+
+    v_cpus: Range | None = field(name="vCPUs", default=None)
+    memory: Range | None = None
+
+
+class Disallowed(Properties):
+    """What the image is not for."""
+
+    disk_types: list[str] | None = None
+
+
+class PurchasePlan(Properties):
+    """The marketplace's plan."""
+
+    name: str | None = None
+    publisher: str | None = None
+    product: str | None = None
+
+
+class Feature(Properties):
+    """One feature of the image."""
+
+    name: str
+    value: str
+    starts_at_version: str | None = None
 
 
 class DefinitionProperties(Properties):
@@ -40,10 +78,11 @@ class DefinitionProperties(Properties):
     privacy_statement_uri: str | None = None
     release_note_uri: str | None = None
     end_of_life_date: str | None = None
-    recommended: dict[str, Any] | None = None
-    disallowed: dict[str, Any] | None = None
-    purchase_plan: dict[str, Any] | None = None
-    features: list[dict[str, Any]] | None = None
+    recommended: Recommended | None = None
+    disallowed: Disallowed | None = None
+    purchase_plan: PurchasePlan | None = None
+    features: list[Feature] | None = None
+    allow_update_image: bool | None = None
 
 
 def _triple(definition: Resource) -> tuple[str, ...]:
@@ -52,6 +91,13 @@ def _triple(definition: Resource) -> tuple[str, ...]:
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
+    normalize_date(new.properties, "endOfLifeDate", "properties")
+    for name, span in new.properties.get("recommended", {}).items():
+        if isinstance(span, dict) and span.get("min", 1) > span.get("max", 2**31):
+            raise invalid_parameter(
+                f"properties.recommended.{name}",
+                f"The minimum {span['min']} is more than the maximum {span['max']}. Exchange them.",
+            )
     gallery = new.id.parent
     assert gallery is not None
     for other in resources.children(call.connection, gallery, RESOURCE_TYPE.type):

@@ -5,6 +5,7 @@ runs the workflow `replication.workflows.replicate`, which makes the replicas ex
 Source: Compute Gallery REST API, api-version 2024-03-03.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
@@ -16,14 +17,23 @@ from opengallery.arm.resource_type import Action, Pattern, Properties, ResourceT
 from opengallery.arm.resources import SUCCEEDED, Resource
 from opengallery.database import now
 from opengallery.providers.compute import GALLERY_VERSIONS
+from opengallery.providers.compute.dates import normalize_date
 from opengallery.providers.compute.galleries import require_source_region
 from opengallery.providers.compute.replicas import complete, list_replicas
 from opengallery.regions import REGIONS, find_region
 from opengallery.replication import progress, workflows
 
 Count = Annotated[int, Meta(ge=1, le=100)]
+StorageType = Literal["Standard_LRS", "Standard_ZRS", "Premium_LRS", "StandardSSD_LRS", "PremiumV2_LRS"]
 _NUMBER_LIMIT = 2**31 - 1
 _PERMISSION = "Microsoft.Compute/galleries/images/versions/read"
+
+
+class Encryption(Properties):
+    """The keys of a region's replicas; this server keeps it only."""
+
+    os_disk_image: dict[str, Any] | None = None
+    data_disk_images: list[dict[str, Any]] | None = None
 
 
 class TargetRegion(Properties):
@@ -31,8 +41,26 @@ class TargetRegion(Properties):
 
     name: str
     regional_replica_count: Count | None = None
-    storage_account_type: str | None = None
+    storage_account_type: StorageType | None = None
     exclude_from_latest: bool | None = None
+    encryption: Encryption | None = None
+
+
+class ExtendedLocation(Properties):
+    """An edge zone."""
+
+    name: str | None = None
+    type: str | None = None
+
+
+class TargetExtendedLocation(Properties):
+    """An edge zone that gets replicas; this server keeps it only."""
+
+    name: str | None = None
+    extended_location: ExtendedLocation | None = None
+    extended_location_replica_count: Count | None = None
+    storage_account_type: StorageType | None = None
+    encryption: Encryption | None = None
 
 
 class PublishingProfile(Properties):
@@ -42,7 +70,8 @@ class PublishingProfile(Properties):
     target_regions: list[TargetRegion] | None = None
     exclude_from_latest: bool = False
     end_of_life_date: str | None = None
-    storage_account_type: str = "Standard_LRS"
+    storage_account_type: StorageType = "Standard_LRS"
+    target_extended_locations: list[TargetExtendedLocation] | None = None
     replication_mode: Literal["Full", "Shallow"] = "Full"
 
 
@@ -77,12 +106,12 @@ def check_name(name: str) -> None:
     """Raise 400 unless the name is `major.minor.patch`, each a 32-bit integer."""
     parts = name.split(".")
     if len(parts) != 3 or not all(
-        part.isascii() and part.isdigit() and len(part) <= 10 and int(part) <= _NUMBER_LIMIT for part in parts
+        re.fullmatch("0|[1-9][0-9]{0,9}", part) and int(part) <= _NUMBER_LIMIT for part in parts
     ):
         raise ArmError(
             "InvalidParameter",
-            f"The version name '{name}' is invalid. Give three numbers from 0 to {_NUMBER_LIMIT} with dots between "
-            "them, major.minor.patch, such as 1.0.2.",
+            f"The version name '{name}' is invalid. Give three numbers from 0 to {_NUMBER_LIMIT}, without leading "
+            "zeros and with dots between them, major.minor.patch, such as 1.0.2.",
             target="galleryImageVersionName",
         )
 
@@ -126,6 +155,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if old is None:
         check_name(new.id.name)
         require_source_region(call, new)
+    normalize_date(new.properties["publishingProfile"], "endOfLifeDate", "properties.publishingProfile")
     _check_regions(call, new)
     text = source_id(new) or (source_id(old) if old else None)
     if text is None:
