@@ -151,7 +151,11 @@ def machine_body(api: Api, image: str, location: str = REGION, **profile: Any) -
         "computerName": "vm",
         "adminUsername": "azureuser",
         "linuxConfiguration": {
-            "ssh": {"publicKeys": [{"keyData": "ssh-ed25519 AAAA me", "path": "/home/me"}]}
+            "ssh": {
+                "publicKeys": [
+                    {"keyData": "ssh-ed25519 AAAA me", "path": "/home/azureuser/.ssh/authorized_keys"}
+                ]
+            }
         },
         **profile,
     }

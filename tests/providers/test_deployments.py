@@ -24,6 +24,7 @@ def recorded(api: Api, name: str, group: str, *, without: str = "") -> dict[str,
     """A recorded body for this server's subscription and a group, without resources of a type."""
     text = (WIRE / name).read_text()
     text = text.replace("22222222-2222-2222-2222-222222222222", api.first.subscription_id)
+    text = text.replace("AAAAB3NzaC1yc2E...", "AAAAB3NzaC1yc2E=")  # the recording shortens the key
     body: dict[str, Any] = json.loads(text.replace("/resourceGroups/rg/", f"/resourceGroups/{group}/"))
     template = body["properties"]["template"]
     if without:

@@ -148,8 +148,17 @@ def test_an_impossible_machine_is_refused(api: Api, published: Any) -> None:
         {"customData": "no base64!"},
         {"linuxConfiguration": {"ssh": {"publicKeys": [{"keyData": "ssh-rsa A\nruncmd: [x]"}]}}},
         {"adminPassword": "a\nb"},
+        {"adminPassword": "Short-1"},
+        {"adminPassword": "onlylowercaseletters"},
+        {"adminUsername": "root"},
+        {"adminUsername": "administrator"},
+        {"linuxConfiguration": {"ssh": {"publicKeys": [{"keyData": "no key"}]}}},
+        {"linuxConfiguration": {"ssh": {"publicKeys": [{"keyData": "ssh-rsa AAAA", "path": "/root/x"}]}}},
     ):
         assert refused(machine_body(api, published[1], **profile)) == 400, profile
+    assert refused(changed(good, hardwareProfile={"vmSize": "huge"})) == 400
+    storage = good["properties"]["storageProfile"]
+    assert refused(changed(good, storageProfile={**storage, "osDisk": {"name": "a/b"}})) == 400
     missing = id_of(api, "resourceGroups/refused/providers/Microsoft.Network/networkInterfaces/none")
     assert refused(changed(good, networkProfile={"networkInterfaces": [{"id": missing}]})) == 404
     assert told(api, published[1]) == {}

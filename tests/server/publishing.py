@@ -94,7 +94,11 @@ def version_body(gallery: Gallery, source: str, **targets: int) -> dict[str, Any
 
 def machine_profile(gallery: Gallery, image: str, name: str | None = None) -> dict[str, Any]:
     """The profiles that a machine and a scale set have in common."""
-    keys = {"ssh": {"publicKeys": [{"keyData": "ssh-ed25519 AAAA me", "path": "/home/me"}]}}
+    keys = {
+        "ssh": {
+            "publicKeys": [{"keyData": "ssh-ed25519 AAAA me", "path": "/home/azureuser/.ssh/authorized_keys"}]
+        }
+    }
     os_profile = {"adminUsername": "azureuser", "linuxConfiguration": keys}
     if name is not None:
         os_profile["computerName"] = name

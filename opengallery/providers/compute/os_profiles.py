@@ -1,17 +1,28 @@
 """OS profiles: who may sign in to a machine. A password is kept as its hash only, and never shown."""
 
 import base64
+import re
 import subprocess
 from typing import Annotated, Any
 
 from msgspec import Meta, field
 
-from opengallery.arm.errors import ArmError
+from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.resource_type import Properties
 from opengallery.arm.resources import Resource
 from opengallery.hypervisors.machine import Seed
 
 Line = Annotated[str, Meta(max_length=16384, pattern=r"^[^\n\r\x00]*$")]
+
+
+_PUBLIC_KEY = re.compile(r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+[ \t]+[A-Za-z0-9+/]{4,}={0,2}([ \t].*)?")
+_PASSWORD_CLASSES = ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9]")
+_RESERVED_NAMES = frozenset({
+    "1", "123", "a", "actuser", "adm", "admin", "admin1", "admin2", "administrator", "aspnet",
+    "backup", "console", "david", "guest", "john", "owner", "root", "server", "sql", "support",
+    "support_388945a0", "sys", "test", "test1", "test2", "test3", "user", "user1", "user2", "user3",
+    "user4", "user5",
+})  # fmt: skip
 
 
 class PublicKey(Properties):
@@ -55,6 +66,7 @@ def hide_password(new: Resource, old: Resource | None) -> None:
     profile = new.properties.get("osProfile", {})
     profile.setdefault("computerName", new.id.name)
     password = profile.pop("adminPassword", None)
+    _check_sign_on(profile, password)
     if password:
         new.private["passwordHash"] = hash_password(password)
     if custom_data := profile.pop("customData", None):
@@ -73,6 +85,37 @@ def hide_password(new: Resource, old: Resource | None) -> None:
             "--admin-password.",
             target="osProfile",
         )
+
+
+def _check_sign_on(profile: dict[str, Any], password: str | None) -> None:
+    """Raise 400 for a user's name, keys or password that Azure doesn't take either."""
+    username = profile.get("adminUsername", "")
+    if username.lower() in _RESERVED_NAMES:
+        raise invalid_parameter(
+            "osProfile.adminUsername",
+            f"The user name '{username}' is reserved. Choose another one, such as 'azureuser'.",
+        )
+    if password is not None and (
+        not 12 <= len(password) <= 72
+        or sum(bool(re.search(kind, password)) for kind in _PASSWORD_CLASSES) < 3
+    ):
+        raise invalid_parameter(
+            "osProfile.adminPassword",
+            "The password must have 12 to 72 characters, of three kinds at least: lower case, upper case, digits, "
+            "others. Choose another one.",
+        )
+    wanted = f"/home/{username}/.ssh/authorized_keys"
+    where = "osProfile.linuxConfiguration.ssh.publicKeys"
+    for index, key in enumerate(profile.get("linuxConfiguration", {}).get("ssh", {}).get("publicKeys", [])):
+        if not _PUBLIC_KEY.fullmatch(key["keyData"].strip()):
+            raise invalid_parameter(
+                f"{where}[{index}].keyData",
+                "This is no public key in OpenSSH's form. Give the content of a file such as ~/.ssh/id_ed25519.pub.",
+            )
+        if key.get("path", wanted) != wanted:
+            raise invalid_parameter(
+                f"{where}[{index}].path", f"A public key's path can only be '{wanted}'. Give that, or none."
+            )
 
 
 def seed(machine: Resource) -> Seed:

@@ -30,7 +30,7 @@ _NIC = "Microsoft.Network/networkInterfaces"
 class ScaleSetSku(Properties):
     """The size of the machines, and how many there are."""
 
-    name: str | None = None
+    name: virtual_machines.VmSize | None = None
     tier: str | None = None
     capacity: Annotated[int, Meta(ge=0, le=1000)] = 0
 

@@ -22,6 +22,7 @@ from opengallery.providers.compute.image_references import refer
 from opengallery.providers.compute.os_profiles import SECRETS, OsProfile, hide_password
 from opengallery.replication import placement
 
+VmSize = Annotated[str, Meta(pattern=r"^(Standard|Basic)_[A-Za-z0-9_-]{1,64}\Z")]
 _NIC = "Microsoft.Network/networkInterfaces"
 _SCALE_SET = "Microsoft.Compute/virtualMachineScaleSets"
 _POWER = {"running": "VM running", "stopped": "VM stopped", "deallocated": "VM deallocated"}
@@ -30,14 +31,14 @@ _POWER = {"running": "VM running", "stopped": "VM stopped", "deallocated": "VM d
 class HardwareProfile(Properties):
     """The size."""
 
-    vm_size: str
+    vm_size: VmSize
 
 
 class OsDisk(Properties):
     """The OS disk, made from the image."""
 
     create_option: str = "FromImage"
-    name: str | None = None
+    name: Annotated[str, Meta(pattern=rf"^{COMPUTE_NAME.regex}\Z")] | None = None
     caching: str | None = None
     disk_size_gb: Annotated[int, Meta(ge=1, le=4095)] | None = field(name="diskSizeGB", default=None)
 
