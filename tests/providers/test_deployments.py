@@ -230,7 +230,10 @@ def everything_kept(api: Api) -> str:
     with api.services.database.read() as connection:
         found.reflect(connection)
         text = "".join(str(connection.execute(select(table)).all()) for table in found.sorted_tables)
-    for file in api.services.settings.data.glob("*.sqlite*"):
+    for file in (
+        *api.services.settings.data.glob("*.sqlite"),
+        *api.services.settings.data.glob("*.sqlite-wal"),
+    ):
         text += file.read_bytes().decode("latin-1")
     return text
 

@@ -181,7 +181,10 @@ def test_a_password_is_neither_shown_nor_kept(api: Api, published: Any, make: An
     kept = everything(api)
     assert SECRET not in kept
     assert "$6$" in kept
-    for file in api.services.settings.data.glob("*.sqlite*"):
+    for file in (
+        *api.services.settings.data.glob("*.sqlite"),
+        *api.services.settings.data.glob("*.sqlite-wal"),
+    ):
         assert SECRET.encode() not in file.read_bytes()
 
 

@@ -170,7 +170,7 @@ def test_nothing_secret_is_logged_or_told_to_a_process(running: Gallery, version
             assert secret.encode() not in content
         assert b"sig=" not in content
         assert b"$6$" not in content
-    for database in running.data.glob("*.sqlite*"):
+    for database in (*running.data.glob("*.sqlite"), *running.data.glob("*.sqlite-wal")):
         content = database.read_bytes()
         assert password.encode() not in content, database
         assert running.variables["AZURE_CLIENT_SECRET"].encode() not in content, database
