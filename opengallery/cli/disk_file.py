@@ -20,6 +20,8 @@ DISK_MIN_BYTES = 20 * MIB
 PUT_MAX_BYTES = 4 * MIB
 # A run of zeros shorter than this is sent: a request of its own for what follows costs more.
 GAP_BYTES = 64 * 1024
+# What the store tells one who uploaded a file: nothing was uploaded here yet.
+UPLOAD_AGAIN = " Upload it again."
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class DiskFile:
             self._source = open_image(path)
             status = path.stat()
         except UnusableImage as error:
-            raise CommandFailed(f"{path}: {error}") from error
+            raise CommandFailed(_no_image(path, str(error))) from error
         except OSError as error:
             raise CommandFailed(f"Can't read {path}: {error.strerror}.") from error
         self.path = path
@@ -71,11 +73,22 @@ class DiskFile:
             try:
                 data = self._source.read(offset, min(PUT_MAX_BYTES, end - offset))
             except UnusableImage as error:
-                raise CommandFailed(f"{self.path}: {error}") from error
+                reason = str(error).replace(UPLOAD_AGAIN, "")
+                raise CommandFailed(f"{self.path}: {reason}") from error
             except OSError as error:
                 raise CommandFailed(f"Can't read {self.path}: {error.strerror}.") from error
             yield len(data), [Piece(offset + at, part) for at, part in nonzero_parts(data)]
             offset += len(data)
+
+
+def _no_image(path: Path, reason: str) -> str:
+    """Why a file here is of no use: the store's reason, without its advice to upload the file again."""
+    if UPLOAD_AGAIN not in reason:
+        return f"{path}: {reason}"
+    return (
+        f"{path} is no disk image (raw images are whole sectors of 512 bytes, "
+        f"other images a fixed VHD): {reason.replace(UPLOAD_AGAIN, '')}"
+    )
 
 
 def nonzero_parts(data: bytes) -> list[tuple[int, bytes]]:

@@ -107,3 +107,13 @@ def test_holds_wants_the_whole_piece() -> None:
     assert ranges == [(0, 8192), (16384, 20480)]
     assert holds(ranges, 0, 8192) and holds(ranges, 4096, 512) and holds(ranges, 16384, 4096)
     assert not holds(ranges, 4096, 8192) and not holds(ranges, 8192, 512) and not holds([], 0, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 1000])
+def test_what_is_no_image_is_not_to_be_uploaded_again(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(
+        CommandFailed, match=r"a\.txt is no disk image \(raw images are .*fixed VHD\)"
+    ) as failed:
+        DiskFile(tmp_path / "a.txt")
+    assert "Upload it again" not in str(failed.value)
