@@ -5,7 +5,7 @@ that take a list read their words as az does. The function's docstring is its he
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -68,13 +68,14 @@ def verb(
     examples: Sequence[str],
     *,
     columns: Columns | None = None,
+    details: Collection[str] = (),
     flat: bool = True,
 ) -> Callable[[Function], Function]:
     """Declare the function below as command `name` of `app`.
 
     When its first parameter is called `arm` it gets an `ArmClient`. What it returns is printed, None
-    is not; `columns` are those of `-o table`; `flat=False` keeps `properties` where they are, for the
-    types that az shows so.
+    is not; `columns` are those of `-o table`, which leaves `details` out where they were not got;
+    `flat=False` keeps `properties` where they are, for the types that az shows so.
     """
 
     def declare(function: Function) -> Function:
@@ -96,7 +97,7 @@ def verb(
             except CommandFailed as error:
                 failure, result = error, error.result
             if result is not None:
-                emit(with_resource_group(flatten(result) if flat else result), output, columns)
+                emit(with_resource_group(flatten(result) if flat else result), output, columns, details)
             if failure:
                 raise failure
 

@@ -46,6 +46,7 @@ COLUMNS = {
     "TargetRegions": "publishingProfile.targetRegions[].name",
     "ReplicationState": "replicationStatus.aggregatedState",
 }
+DETAILS = ("ReplicationState",)
 
 TargetRegions = Annotated[
     list[str] | None,
@@ -88,6 +89,7 @@ EXAMPLE = "-g myRG -r myGallery -i myImageDefinition -e 1.0.2"
         '  --target-regions "West Central US" "South Central US=1" --replica-count 5 --managed-image myImage',
     ],
     columns=COLUMNS,
+    details=DETAILS,
 )
 def create(
     arm: "ArmClient",
@@ -166,6 +168,7 @@ def create(
         f"gallery sig image-version show {EXAMPLE} --expand ReplicationStatus",
     ],
     columns=COLUMNS,
+    details=DETAILS,
 )
 def show(
     arm: "ArmClient",
@@ -188,6 +191,7 @@ def show(
     "list",
     ["gallery sig image-version list -g myRG -r myGallery -i myImageDefinition -o table"],
     columns=COLUMNS,
+    details=DETAILS,
 )
 def list_versions(
     arm: "ArmClient", resource_group: Group, gallery_name: Gallery, gallery_image_definition: Definition
@@ -211,6 +215,7 @@ def list_versions(
         f'gallery sig image-version update {EXAMPLE} --add publishingProfile.targetRegions name="West US"',
     ],
     columns=COLUMNS,
+    details=DETAILS,
 )
 def update(
     arm: "ArmClient",

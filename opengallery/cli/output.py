@@ -7,7 +7,7 @@ names; so does `flatten`.
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -64,8 +64,8 @@ def pick(value: Any, path: str) -> Any:
     return pick(value.get(head), rest) if isinstance(value, dict) else None
 
 
-def emit(result: Any, output: Output, columns: Columns | None = None) -> None:
-    """Print `result` on standard output."""
+def emit(result: Any, output: Output, columns: Columns | None = None, details: Collection[str] = ()) -> None:
+    """Print `result` on standard output. A table has the columns `details` only where a value is known."""
     if output is Output.NONE:
         return
     if output is Output.JSON:
@@ -77,6 +77,12 @@ def emit(result: Any, output: Output, columns: Columns | None = None) -> None:
             print(_text(member))
         return
     columns = columns or _scalars(members)
+    if output is Output.TABLE:
+        columns = {
+            heading: path
+            for heading, path in columns.items()
+            if heading not in details or any(pick(member, path) is not None for member in members)
+        }
     rows = [[_text(pick(member, path)) for path in columns.values()] for member in members]
     if output is Output.TSV:
         for row in rows:

@@ -45,6 +45,8 @@ COLUMNS = {
     "Location": "location",
     "ProvisioningState": "provisioningState",
 }
+# What only --show-details gets.
+DETAILS = ("PowerState", "PublicIps", "Fqdns")
 CREATE_COLUMNS = {
     "ResourceGroup": "resourceGroup",
     "PowerState": "powerState",
@@ -190,7 +192,7 @@ def create(
     }
 
 
-@verb(app, "show", ["gallery vm show -g myRG -n myVM -d -o table"], columns=COLUMNS)
+@verb(app, "show", ["gallery vm show -g myRG -n myVM -d -o table"], columns=COLUMNS, details=DETAILS)
 def show(
     arm: "ArmClient",
     resource_group: GroupOrNone = None,
@@ -203,7 +205,13 @@ def show(
     return one_or_all([_details(arm, each) if show_details else arm.get(each) for each in machines])
 
 
-@verb(app, "list", ["gallery vm list -d -o table", "gallery vm list -g myRG"], columns=COLUMNS)
+@verb(
+    app,
+    "list",
+    ["gallery vm list -d -o table", "gallery vm list -g myRG"],
+    columns=COLUMNS,
+    details=DETAILS,
+)
 def list_machines(
     arm: "ArmClient", resource_group: GroupOrNone = None, show_details: ShowDetails = False
 ) -> Any:
@@ -222,6 +230,7 @@ def list_machines(
     "get-instance-view",
     ["gallery vm get-instance-view -g myRG -n myVM"],
     columns={**COLUMNS, "PowerState": "instanceView.statuses[].displayStatus"},
+    details=("PublicIps", "Fqdns"),
 )
 def get_instance_view(
     arm: "ArmClient", resource_group: GroupOrNone = None, name: NameOrNone = None, ids: Ids = None
@@ -247,12 +256,19 @@ def get_boot_log(
 
 def find_image(arm: "ArmClient", group: str, image: str) -> tuple[str, str, bool]:
     """An image's id, its operating system, and whether machines from it get a user and a name."""
+    if not image.strip():
+        raise Misuse("--image: give the id of an image version or definition, or a managed image.")
     identity = id_or_name(arm.subscription, group, IMAGES, image)
     kind = identity.type.lower()
     if kind in (VERSIONS, DEFINITIONS):
         definition = identity if kind == DEFINITIONS else identity.parent
         assert definition
         properties = arm.get(definition).get("properties") or {}
+        # A deployment that fails later would leave a network behind.
+        if kind == VERSIONS and identity.name.lower() != "latest":
+            arm.get(identity)
+        elif not arm.list(definition, VERSIONS):
+            raise CommandFailed(f"Image definition '{definition.name}' has no version.", code="ImageNotFound")
         return str(identity), properties.get("osType", "Linux"), properties.get("osState") != "Specialized"
     if kind == IMAGES.lower():
         profile = (arm.get(identity).get("properties") or {}).get("storageProfile") or {}

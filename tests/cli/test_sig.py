@@ -192,3 +192,22 @@ def test_replicas_are_listed_as_the_server_names_them(arm: StandIn, gallery: Gal
     table = gallery("replica", "list", "--version", path, "-o", "table").out.splitlines()
     assert table[2].split() == ["westus", "westus-01", "Completed", "7", "2"]
     assert gallery("replica", "list", "--version", COMPUTE + "/galleries/g").code == 2
+
+
+def test_a_table_of_versions_has_the_replication_state_where_it_was_asked_for(
+    arm: StandIn, gallery: Gallery
+) -> None:
+    version = arm.add(f"{DEFINITION}/versions/1.0.2", {"properties": {}})
+    for words in (("list", *NAMES), ("show", *VERSION)):
+        assert "ReplicationState" not in gallery("sig", "image-version", *words, "-o", "table").out
+    version["properties"]["replicationStatus"] = {"aggregatedState": "Completed"}
+    expand = ["--expand", "ReplicationStatus", "-o", "table"]
+    shown = gallery("sig", "image-version", "show", *VERSION, *expand).out.splitlines()
+    assert "ReplicationState" in shown[0] and "Completed" in shown[2]
+
+
+def test_a_target_region_with_a_wrong_count_is_misuse(arm: StandIn, gallery: Gallery) -> None:
+    words = ["--managed-image", "a", "--target-regions", "West Europe=x"]
+    outcome = gallery("sig", "image-version", "create", *VERSION, *words)
+    assert outcome.code == 2 and "West Europe=x" in outcome.err
+    assert not arm.calls("PUT")

@@ -208,3 +208,25 @@ def test_scale_and_delete_instances_send_what_az_sends(arm: StandIn, gallery: Ga
     assert arm.calls("POST", "/s/delete$")[-1].json == {"instanceIds": ["0", "3"]}
     arm.add(f"{path}/virtualMachines/0", {"instanceId": "0"})
     assert len(gallery("vmss", "list-instances", "-g", "rg", "-n", "s").json) == 1
+
+
+def test_a_table_of_machines_has_their_power_state_where_it_was_asked_for(
+    arm: StandIn, gallery: Gallery
+) -> None:
+    add_machine(arm, "one")
+    assert "PowerState" not in gallery("vm", "list", "-o", "table").out
+    assert "PowerState" in gallery("vm", "list", "-d", "-o", "table").out
+
+
+@pytest.mark.parametrize("noun", ["vm", "vmss"])
+def test_an_image_that_is_not_there_leaves_nothing_behind(
+    arm: StandIn, gallery: Gallery, version: str, noun: str
+) -> None:
+    create = [noun, "create", "-g", "rg", "-n", "x", *SIGN_ON, "--image"]
+    assert gallery(*create, "").code == 2
+    for image in (f"{DEFINITION}/versions/9.9.9", f"{DEFINITION}x", "absent"):
+        outcome = gallery(*create, image)
+        assert outcome.code == 1 and "ResourceNotFound" in outcome.err
+    del arm.resources[VERSION.lower()]
+    assert "ImageNotFound" in gallery(*create, DEFINITION).err
+    assert not arm.calls("PUT")
