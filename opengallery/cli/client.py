@@ -5,6 +5,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ import httpx
 from opengallery.arm.resource_id import RESOURCE_GROUPS, SUBSCRIPTIONS, ResourceId
 from opengallery.cli.api_versions import api_version
 from opengallery.cli.failure import CommandFailed
+from opengallery.cli.options import check_name
+from opengallery.cli.progress import Waiting
 from opengallery.cli.sign_in import Credentials, SignIn
 
 Json = dict[str, Any]
@@ -47,6 +50,7 @@ class ArmClient:
         self.endpoint = credentials.endpoint
         self.credentials = credentials
         self.quiet = quiet
+        self.waiting = Waiting(quiet=quiet)
         self._asked_subscription = subscription
         local = urlsplit(self.endpoint).hostname in {"localhost", "127.0.0.1", "::1"}
         self._http = httpx.Client(verify=_trust(), timeout=TIMEOUT, trust_env=not local)
@@ -89,7 +93,7 @@ class ArmClient:
 
     def get(self, resource: ResourceId, query: dict[str, str] | None = None) -> Json:
         """The resource. Raises `CommandFailed` with the server's code when it can't be had."""
-        return self._json(self.request("GET", self._url(resource, resource.type, query)))
+        return self._json(self.request("GET", self._resource_url(resource, query)))
 
     def find(self, resource: ResourceId) -> Json | None:
         """The resource, or None when there is none."""
@@ -104,6 +108,8 @@ class ArmClient:
         self, parent: ResourceId | None, resource_type: str, query: dict[str, str] | None = None
     ) -> list[Json]:
         """All resources of a type in a subscription, a group or a parent resource, page by page."""
+        if parent is not None:
+            _check_names(parent)
         collection = resource_type.rsplit("/", 1)[1]
         if parent is None or resource_type in (SUBSCRIPTIONS, RESOURCE_GROUPS):
             path = f"{parent or ''}/{collection}"
@@ -124,21 +130,27 @@ class ArmClient:
         self, resource: ResourceId, body: Json, *, wait: bool = True, watch: Callable[[], None] | None = None
     ) -> Json | None:
         """Create or replace, and wait until it is done; `watch` is called at every poll."""
-        return self._change("PUT", self._url(resource, resource.type), body, wait, watch)
+        what = f"waiting for {_thing(resource)}"
+        return self._change("PUT", self._resource_url(resource), body, wait, what, watch)
 
     def patch(self, resource: ResourceId, body: Json, *, wait: bool = True) -> Json | None:
         """Change some properties, and wait until it is done."""
-        return self._change("PATCH", self._url(resource, resource.type), body, wait)
+        return self._change(
+            "PATCH", self._resource_url(resource), body, wait, f"waiting for {_thing(resource)}"
+        )
 
     def delete(self, resource: ResourceId, *, wait: bool = True) -> None:
         """Delete, and wait until it is gone."""
-        self._change("DELETE", self._url(resource, resource.type), None, wait)
+        what = f"waiting for {_thing(resource)} to be deleted"
+        self._change("DELETE", self._resource_url(resource), None, wait, what)
 
     def act(
         self, resource: ResourceId, action: str, body: Json | None = None, *, wait: bool = True
     ) -> Json | None:
         """POST an action (`start`, `beginGetAccess`) and wait for its result, if it has one."""
-        return self._change("POST", self._url(f"{resource}/{action}", resource.type), body, wait)
+        _check_names(resource)
+        url = self._url(f"{resource}/{action}", resource.type)
+        return self._change("POST", url, body, wait, f"waiting for {action} of {_thing(resource)}")
 
     def location(self, group: str) -> str:
         """The region of a resource group: what its resources get when no region is given."""
@@ -146,7 +158,7 @@ class ArmClient:
 
     def exists(self, resource: ResourceId) -> bool:
         """Whether the resource is there (HEAD)."""
-        url = self._url(resource, resource.type)
+        url = self._resource_url(resource)
         return self.request("HEAD", url, allowed=(404,)).status_code != 404
 
     # Requests
@@ -200,6 +212,10 @@ class ArmClient:
     def _ask(self, method: str, url: str, form: dict[str, str] | None) -> Any:
         return self._json(self.send_signed(method, url, data=form))
 
+    def _resource_url(self, resource: ResourceId, query: dict[str, str] | None = None) -> str:
+        _check_names(resource)
+        return self._url(resource, resource.type, query)
+
     def _url(self, path: object, resource_type: str, query: dict[str, str] | None = None) -> str:
         parameters = httpx.QueryParams({**(query or {}), "api-version": api_version(resource_type)})
         return f"{self.endpoint}{_quoted(str(path))}?{parameters}"
@@ -222,10 +238,20 @@ class ArmClient:
     # Long-running operations
 
     def _change(
-        self, method: str, url: str, body: Json | None, wait: bool, watch: Callable[[], None] | None = None
+        self,
+        method: str,
+        url: str,
+        body: Json | None,
+        wait: bool,
+        what: str,
+        watch: Callable[[], None] | None = None,
     ) -> Json | None:
-        response = self.request(method, url, body)
-        return self._finish(method, url, response, watch) if wait else None
+        if not wait:
+            self.request(method, url, body)
+            return None
+        # Whoever watches shows something better.
+        with nullcontext() if watch else self.waiting.on(what):
+            return self._finish(method, url, self.request(method, url, body), watch)
 
     def _finish(
         self, method: str, url: str, response: httpx.Response, watch: Callable[[], None] | None
@@ -289,6 +315,20 @@ def _trust() -> ssl.SSLContext:
         raise CommandFailed(f"Can't read the CA certificate {file}: {error.strerror or error}.") from error
 
 
+def _check_names(resource: ResourceId) -> None:
+    """Raises `Misuse` for a name that would lead elsewhere."""
+    for name in (resource.subscription, resource.resource_group, *resource.names):
+        if name is not None:
+            check_name(name)
+
+
+def _thing(resource: ResourceId) -> str:
+    """`virtual machine 'myVM'`."""
+    word = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", resource.type.rsplit("/", 1)[1]).lower()
+    word = re.sub(r"ies$", "y", word) if word.endswith("ies") else word.removesuffix("s")
+    return f"{word} '{resource.name}'"
+
+
 def _quoted(path: str) -> str:
     from urllib.parse import quote
 
@@ -334,6 +374,7 @@ def _failure(response: httpx.Response) -> CommandFailed:
         return CommandFailed.from_error(body["error"], status)
     if body and "error" in body:
         message = str(body.get("error_description") or "The server refused the sign-in.")
+        message = re.sub(r"(?<!\.)\.\s?\.(?=\s|$)", ".", message)
         return CommandFailed(message, code=str(body["error"]), status=status)
     if code := re.search(r"<Code>([^<]*)</Code>", response.text):
         reason = re.search(r"<Message>([^<]*)</Message>", response.text)
@@ -351,4 +392,4 @@ def _unreachable(url: str, error: httpx.TransportError) -> CommandFailed:
         )
     if isinstance(error, httpx.TimeoutException):
         return CommandFailed(f"{place} did not answer in time.")
-    return CommandFailed(f"Can't reach {place}: {error}. Is `gallery serve` running?")
+    return CommandFailed(f"Can't reach {place}: {str(error).rstrip('.')}. Is `gallery serve` running?")

@@ -71,7 +71,9 @@ def deploy(
         "outputs": outputs,
     }
     body = {"properties": {"template": template, "parameters": {}, "mode": "incremental"}}
-    result = arm.put(deployment, body, wait=wait) or {}
+    # The machine or the scale set comes last.
+    with arm.waiting.on(f"waiting for {kind} '{resources[-1]['name']}' to be created"):
+        result = arm.put(deployment, body, wait=wait) or {}
     values = (result.get("properties") or {}).get("outputs") or {}
     return {key: output.get("value") for key, output in values.items()}
 

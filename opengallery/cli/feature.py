@@ -6,6 +6,7 @@ import typer
 
 from opengallery.cli.api_versions import api_version
 from opengallery.cli.command import new_app, verb
+from opengallery.cli.options import check_name
 
 if TYPE_CHECKING:
     from opengallery.cli.client import ArmClient
@@ -28,19 +29,25 @@ EXAMPLE = "--namespace Microsoft.Compute -n GalleryPreview"
 @verb(app, "register", [f"gallery feature register {EXAMPLE}"], columns=COLUMNS, flat=False)
 def register(arm: "ArmClient", namespace: Namespace, name: FeatureName) -> Any:
     """Register a feature."""
-    return arm.request("POST", _url(arm, f"/providers/{namespace}/features/{name}/register")).json()
+    return arm.request(
+        "POST", _url(arm, f"/providers/{check_name(namespace)}/features/{check_name(name)}/register")
+    ).json()
 
 
 @verb(app, "show", [f"gallery feature show {EXAMPLE}"], columns=COLUMNS, flat=False)
 def show(arm: "ArmClient", namespace: Namespace, name: FeatureName) -> Any:
     """Show a feature."""
-    return arm.request("GET", _url(arm, f"/providers/{namespace}/features/{name}")).json()
+    return arm.request(
+        "GET", _url(arm, f"/providers/{check_name(namespace)}/features/{check_name(name)}")
+    ).json()
 
 
 @verb(app, "list", ["gallery feature list -o table"], columns=COLUMNS, flat=False)
 def list_features(arm: "ArmClient", namespace: NamespaceOrNone = None) -> Any:
     """List the features."""
-    return [*arm.pages(_url(arm, f"/providers/{namespace}/features" if namespace else "/features"))]
+    return [
+        *arm.pages(_url(arm, f"/providers/{check_name(namespace)}/features" if namespace else "/features"))
+    ]
 
 
 def _url(arm: "ArmClient", rest: str) -> str:

@@ -37,7 +37,9 @@ def import_image(
     Raises `CommandFailed` that says how to go on.
     """
     with DiskFile(path) as file:
-        found = arm.find(disk)
+        name = file.path.name
+        with arm.waiting.on(f"{name}: starting", insistent=True):
+            found = arm.find(disk)
         tag = (found.get("tags") or {}).get(TAG) if found else None
         if found and tag is None:
             raise CommandFailed(
@@ -46,7 +48,8 @@ def import_image(
             )
         if found and tag != file.fingerprint:
             note(f"{path} is not the file of the import that broke off: beginning anew.", quiet=arm.quiet)
-            arm.delete(disk)
+            with arm.waiting.on(f"{name}: waiting for the old disk to be deleted", insistent=True):
+                arm.delete(disk)
             found = None
         if arm.find(image) is not None:
             if found is None:
@@ -56,12 +59,17 @@ def import_image(
             arm.delete(disk)
             return arm.get(image)
         try:
-            if found is None:
-                _create_disk(arm, disk, location, body, file)
+            blob = None
+            with arm.waiting.on(f"{name}: waiting for the disk", insistent=True):
+                if found is None:
+                    _create_disk(arm, disk, location, body, file)
             if found is None or not _is_uploaded(found):
-                _upload(arm, disk, file, resumes=found is not None)
-            body["properties"]["storageProfile"]["osDisk"]["managedDisk"] = {"id": str(disk)}
-            result = arm.put(image, body)
+                blob = _upload(arm, disk, file, resumes=found is not None)
+            with arm.waiting.on(f"{name}: taking in", insistent=True):
+                if blob is not None:
+                    _take_in(arm, disk, blob, file)
+                body["properties"]["storageProfile"]["osDisk"]["managedDisk"] = {"id": str(disk)}
+                result = arm.put(image, body)
         except (CommandFailed, KeyboardInterrupt) as error:
             _say_how_to_go_on(arm, disk, error)
             raise
@@ -118,19 +126,26 @@ class _Unusable(CommandFailed):
     """The server read the uploaded disk and can't use it: uploading the rest would not help."""
 
 
-def _upload(arm: "ArmClient", disk: ResourceId, file: DiskFile, *, resumes: bool) -> None:
-    access = arm.act(disk, "beginGetAccess", {"access": "Write", "durationInSeconds": URL_GOOD_FOR_S}) or {}
-    url = access.get("accessSAS") or access.get("accessSas")
-    if not url:
-        raise CommandFailed("The server gave no upload URL.")
-    blob = PageBlob(arm, url)
-    there = blob.ranges() if resumes else []
+def _upload(arm: "ArmClient", disk: ResourceId, file: DiskFile, *, resumes: bool) -> PageBlob:
+    with arm.waiting.on(f"{file.path.name}: waiting for the disk", insistent=True):
+        asked = {"access": "Write", "durationInSeconds": URL_GOOD_FOR_S}
+        access = arm.act(disk, "beginGetAccess", asked) or {}
+        url = access.get("accessSAS") or access.get("accessSas")
+        if not url:
+            raise CommandFailed("The server gave no upload URL.")
+        blob = PageBlob(arm, url)
+        there = blob.ranges() if resumes else []
     if there:
         note(
             f"Going on: {format_bytes(sum(end - start for start, end in there))} are there.", quiet=arm.quiet
         )
     with Board(quiet=arm.quiet) as board:
         _send(blob, file, there, _Meter(file, board))
+    return blob
+
+
+def _take_in(arm: "ArmClient", disk: ResourceId, blob: PageBlob, file: DiskFile) -> None:
+    """End the upload: the server reads what came."""
     blob.put(file.size_bytes, fixed_footer(file.size_bytes))
     try:
         arm.act(disk, "endGetAccess")

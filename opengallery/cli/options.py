@@ -61,6 +61,16 @@ Removes = Annotated[
 ]
 
 
+def check_name(name: str) -> str:
+    """The name. Raises `Misuse` for what would name something else in the path of a URL, or nothing at all."""
+    if not name or ".." in name or not name.isprintable() or any(sign in name for sign in "/\\?#%"):
+        raise Misuse(
+            f"invalid name {name!r}: a name is not empty, and has no '/', '\\', '..', '?', '#', '%' "
+            "and no control characters."
+        )
+    return name
+
+
 def parse_id(text: str, option: str) -> ResourceId:
     """Read a resource id that stands after `option`. Raises `Misuse`."""
     try:
@@ -91,7 +101,9 @@ def named(
 
 
 def resource_id(subscription: str, group: str, resource_type: str, *names: str) -> ResourceId:
-    """The id of a resource in a group. The type has as many levels as there are names."""
+    """The id of a resource in a group. The type has as many levels as there are names. Raises `Misuse`."""
+    for name in (group, *names):
+        check_name(name)
     namespace, *types = resource_type.split("/")
     return ResourceId(subscription, group, namespace, tuple(types), names)
 

@@ -1,7 +1,13 @@
 """Progress on standard error: live bars on a terminal, now and then a line elsewhere."""
 
+import contextlib
+import math
+import os
+import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,6 +18,8 @@ if TYPE_CHECKING:
 # Elsewhere than on a terminal: nothing for what is over soon, then a line of every row this often.
 QUIET_FOR_S = 2.0
 LINES_EVERY_S = 5.0
+SPIN_EVERY_S = 0.1
+SPINNER = "|/-\\"
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,96 @@ class Board:
             if row.line not in self._printed:
                 self._printed.add(row.line)
                 print(row.line, file=sys.stderr, flush=True)
+
+
+@dataclass(eq=False)
+class _Wait:
+    text: str
+    since: float
+    is_insistent: bool
+    line_due: float
+
+
+class Waiting:
+    """Says what is waited for, while it is: a spinner on a terminal, a line elsewhere.
+
+    Safe to use from several threads, which then share one spinner.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet` shows nothing."""
+        self._quiet = quiet
+        self._changed = threading.Condition()
+        self._waits: list[_Wait] = []
+        self._mine = threading.local()
+        self._thread: threading.Thread | None = None
+        self._is_line_used = False
+        self._turns = 0
+
+    @contextlib.contextmanager
+    def on(self, text: str, *, insistent: bool = False) -> Iterator[None]:
+        """Wait for what `text` says. Inside another wait of this thread it shows nothing of its own.
+
+        `insistent`: on a terminal from the start, elsewhere again and again; else once, after a while.
+        """
+        if self._quiet or getattr(self._mine, "is_waiting", False):
+            yield
+            return
+        now = time.monotonic()
+        wait = _Wait(text, now, insistent, now + QUIET_FOR_S)
+        self._mine.is_waiting = True
+        with self._changed:
+            self._waits.append(wait)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._spin, daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            self._mine.is_waiting = False
+            with self._changed:
+                self._waits.remove(wait)
+                if not self._waits:
+                    self._clear()
+                    self._changed.notify_all()
+
+    def _spin(self) -> None:
+        with self._changed:
+            while self._waits:
+                # Whoever closed standard error wants to hear nothing.
+                with contextlib.suppress(OSError, ValueError):
+                    self._show()
+                self._changed.wait(SPIN_EVERY_S)
+            self._thread = None
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            for wait in self._waits:
+                if now >= wait.line_due:
+                    wait.line_due = now + LINES_EVERY_S if wait.is_insistent else math.inf
+                    elapsed = f" {now - wait.since:.0f} s" if wait.is_insistent else ""
+                    print(f"{wait.text} ...{elapsed}", file=sys.stderr, flush=True)
+            return
+        shown = [wait for wait in self._waits if wait.is_insistent or now - wait.since >= QUIET_FOR_S]
+        if not shown:
+            self._clear()
+            return
+        self._turns += 1
+        others = f" (and {len(shown) - 1} more)" if len(shown) > 1 else ""
+        end = f" ... {now - shown[0].since:.0f} s{others}"
+        room = max(shutil.get_terminal_size().columns - len(end) - 3, 10)
+        line = f"{SPINNER[self._turns % len(SPINNER)]} {shown[0].text[:room]}{end}"
+        self._is_line_used = True
+        sys.stderr.write(f"\r{line}\x1b[K")
+        sys.stderr.flush()
+
+    def _clear(self) -> None:
+        if self._is_line_used:
+            self._is_line_used = False
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
 
 
 def note(text: str, *, quiet: bool = False) -> None:

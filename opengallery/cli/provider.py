@@ -7,6 +7,7 @@ import typer
 
 from opengallery.cli.api_versions import api_version
 from opengallery.cli.command import new_app, verb
+from opengallery.cli.options import check_name
 
 if TYPE_CHECKING:
     from opengallery.cli.client import ArmClient
@@ -28,16 +29,19 @@ Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is registered.
 @verb(app, "register", ["gallery provider register -n Microsoft.Compute --wait"])
 def register(arm: "ArmClient", namespace: Namespace, wait: Wait = False) -> None:
     """Register a provider."""
-    state = arm.request("POST", _url(arm, f"/{namespace}/register")).json().get("registrationState")
-    while wait and state != "Registered":
-        time.sleep(1)
-        state = arm.request("GET", _url(arm, f"/{namespace}")).json().get("registrationState")
+    state = (
+        arm.request("POST", _url(arm, f"/{check_name(namespace)}/register")).json().get("registrationState")
+    )
+    with arm.waiting.on(f"waiting for provider '{namespace}' to be registered"):
+        while wait and state != "Registered":
+            time.sleep(1)
+            state = arm.request("GET", _url(arm, f"/{namespace}")).json().get("registrationState")
 
 
 @verb(app, "show", ["gallery provider show -n Microsoft.Compute"], columns=COLUMNS, flat=False)
 def show(arm: "ArmClient", namespace: Namespace) -> Any:
     """Show a provider, its resource types and their api-versions."""
-    return arm.request("GET", _url(arm, f"/{namespace}")).json()
+    return arm.request("GET", _url(arm, f"/{check_name(namespace)}")).json()
 
 
 @verb(app, "list", ["gallery provider list -o table"], columns=COLUMNS, flat=False)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from opengallery.cli.failure import CommandFailed
 
@@ -48,7 +49,7 @@ class Credentials:
         endpoint, tenant, client, secret = (os.environ[name] for name in names)
         config = os.environ.get("AZURE_CONFIG_DIR")
         return cls(
-            endpoint=endpoint.rstrip("/"),
+            endpoint=_checked_endpoint(endpoint),
             tenant=tenant,
             client=client,
             secret=secret,
@@ -87,8 +88,7 @@ class SignIn:
 
     def _fetch(self) -> str:
         credentials = self._credentials
-        cloud = self._ask("GET", f"{credentials.endpoint}/metadata/endpoints?api-version=2022-09-01", None)
-        login = cloud["authentication"]
+        login = self._login()
         authority = (credentials.authority or login["loginEndpoint"]).rstrip("/")
         issuer = self._ask(
             "GET", f"{authority}/{credentials.tenant}/v2.0/.well-known/openid-configuration", None
@@ -106,6 +106,22 @@ class SignIn:
         token = str(answer["access_token"])
         self._keep({"token": token, "ends": time.time() + int(answer.get("expires_in", 300))})
         return token
+
+    def _login(self) -> dict[str, Any]:
+        """What the endpoint says of signing in. Raises `CommandFailed` when it is no gallery."""
+        endpoint = self._credentials.endpoint
+        try:
+            cloud = self._ask("GET", f"{endpoint}/metadata/endpoints?api-version=2022-09-01", None)
+            login = cloud["authentication"]
+            if not (login["loginEndpoint"] and login["audiences"][0]):
+                raise ValueError
+        except CommandFailed as failure:
+            if failure.__cause__ is not None or (failure.status or 0) >= 500:
+                raise
+            raise CommandFailed(f"GALLERY_ENDPOINT ({endpoint}) leads to no gallery: {failure}") from failure
+        except (LookupError, TypeError, ValueError):
+            raise CommandFailed(f"GALLERY_ENDPOINT ({endpoint}) leads to no gallery.") from None
+        return dict(login)
 
     def _kept(self) -> dict[str, Any]:
         """The kept tokens that are still good; none when the file is missing or unreadable."""
@@ -127,6 +143,21 @@ class SignIn:
             with os.fdopen(descriptor, "w") as file:
                 json.dump(kept, file)
             Path(name).replace(self._file)
+
+
+def _checked_endpoint(text: str) -> str:
+    """The endpoint without a slash at its end. Raises `CommandFailed` when it is no URL of a server."""
+    try:
+        parts = urlsplit(text)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or "?" in text or "#" in text or not text.isprintable() or " " in text:
+        raise CommandFailed(
+            f"GALLERY_ENDPOINT is '{text}', which is no URL like https://localhost:8443. "
+            'Run: eval "$(gallery env --data DIR)"'
+        )
+    return text.rstrip("/")
 
 
 def _url(host: str | None) -> str | None:

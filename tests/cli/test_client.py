@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from opengallery.cli import client, sign_in
+from opengallery.cli import client, progress, sign_in
 
 from .conftest import Gallery
 from .stand_in import SUBSCRIPTION, Answer, Request, StandIn
@@ -263,3 +263,64 @@ def test_a_reader_that_goes_away_leaves_no_stack_trace(arm: StandIn, gallery: Ga
     command = f"{sys.executable} -m opengallery.cli.main sig list | head -1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert (json.loads(done.stdout + "]"), done.stderr) == ([], "")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "..", "a\nb", "a?b", "a#b", "a%2fb", ""])
+def test_a_name_that_leads_elsewhere_is_not_sent(arm: StandIn, gallery: Gallery, name: str) -> None:
+    for words in (
+        ("group", "delete", "--yes", "-n", name),
+        ("group", "exists", "-n", name),
+        ("disk", "list", "-g", name),
+        ("sig", "create", "-g", "rg", "-r", name),
+        ("vm", "start", "--ids", f"{GROUP}/providers/Microsoft.Compute/virtualMachines/a{name}?"),
+    ):
+        outcome = gallery(*words)
+        assert outcome.code == 2, words
+        assert name in ("a/b", "a\nb") or "invalid name" in outcome.err, words
+    assert not arm.calls("DELETE") + arm.calls("PUT") + arm.calls("POST", "/virtualMachines/")
+    assert {request.path for request in arm.calls("GET", "^/subscriptions")} == {GROUP}
+
+
+def test_other_names_are_percent_encoded(arm: StandIn, gallery: Gallery) -> None:
+    gallery("group", "exists", "-n", "Gruppe ü&[1]")
+    assert arm.calls("HEAD")[0].path.endswith("/resourceGroups/Gruppe%20%C3%BC&%5B1%5D")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:8443", "https://", "http://[", "ftp://a", "https://a:x", "https://a?b"]
+)
+def test_an_unusable_endpoint_names_the_variable(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("GALLERY_ENDPOINT", endpoint)
+    outcome = gallery("sig", "list")
+    assert outcome.code == 1
+    assert f"GALLERY_ENDPOINT is '{endpoint}'" in outcome.err
+
+
+@pytest.mark.parametrize("answer", [Answer(404), Answer(200, {}), Answer(200, b"<html>")])
+def test_an_endpoint_that_is_no_gallery_names_the_variable(
+    arm: StandIn, gallery: Gallery, answer: Answer
+) -> None:
+    arm.fault = lambda request: answer if request.path == "/metadata/endpoints" else None
+    outcome = gallery("sig", "list")
+    assert outcome.code == 1
+    assert f"GALLERY_ENDPOINT ({arm.url}) leads to no gallery" in outcome.err
+    assert ".." not in outcome.err
+
+
+def test_a_refused_sign_in_has_no_doubled_full_stop(arm: StandIn, gallery: Gallery) -> None:
+    refusal = {"error": "invalid_client", "error_description": "AADSTS7000215: Wrong secret.. Trace ID: x"}
+    arm.fault = lambda request: Answer(401, refusal) if request.path.endswith("/token") else None
+    assert "Wrong secret. Trace" in gallery("sig", "list").err
+
+
+def test_a_long_operation_says_what_is_waited_for(
+    arm: StandIn, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_FOR_S", 0)
+    delete = ["group", "delete", "--yes", "-n", "rg"]
+    arm.polls = 3
+    assert gallery(*delete).err == "waiting for resource group 'rg' to be deleted ...\n"
+    arm.add(GROUP, {})
+    assert gallery(*delete, "--only-show-errors").err == ""

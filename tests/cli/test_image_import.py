@@ -197,3 +197,13 @@ def test_disks_for_upload_copy_and_import(arm: StandIn, gallery: Gallery) -> Non
         "createOption": "Copy",
         "sourceResourceId": f"{COMPUTE}/snapshots/s",
     }
+
+
+def test_the_waits_of_an_import_are_said(
+    arm: StandIn, gallery: Gallery, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_FOR_S", 0)
+    arm.polls = 3
+    said = run(gallery, raw).err
+    assert said.index("disk.raw: waiting for the disk ...") < said.index("disk.raw: 100%")
+    assert said.index("disk.raw: 100%") < said.index("disk.raw: taking in ...")

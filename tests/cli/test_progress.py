@@ -4,11 +4,12 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
 import pytest
 
 from opengallery.cli import progress
-from opengallery.cli.progress import Board, Row, format_bytes, format_left, region_rows
+from opengallery.cli.progress import Board, Row, Waiting, format_bytes, format_left, region_rows
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,40 @@ def test_a_terminal_gets_bars() -> None:
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert "West US" in shown and "50%" in shown and "1 MiB moved" in shown
+
+
+def test_a_short_wait_is_silent_and_a_long_one_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SPIN_EVERY_S", 0.01)
+    waiting = Waiting()
+    with waiting.on("waiting for a"):
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "QUIET_FOR_S", 0.05)
+    monkeypatch.setattr(progress, "LINES_EVERY_S", 0.05)
+    with waiting.on("waiting for a"), waiting.on("within"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "waiting for a ...\n"
+    with waiting.on("taking in", insistent=True):
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1 and set(lines) == {"taking in ... 0 s"}
+    with Waiting(quiet=True).on("a", insistent=True):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_spinner_that_is_wiped_away() -> None:
+    code = (
+        "import time\nfrom opengallery.cli import progress\n"
+        "with progress.Waiting().on('waiting for vm', insistent=True): time.sleep(0.5)"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "/ waiting for vm ... 0 s" in shown and "- waiting for vm ... 0 s" in shown
+    assert shown.endswith("\r\x1b[K")
