@@ -136,7 +136,7 @@ def test_a_body_that_is_no_object_leaves_nothing_behind(api: Api, content: bytes
 
 
 def test_a_body_over_four_mebibytes_is_refused(api: Api) -> None:
-    path = f"{api.group('bodies')}/{COMPUTE}/galleries/one"
+    path = f"{api.group('bodies')}/providers/Microsoft.Network/networkSecurityGroups/one"
     body = json.dumps({"location": REGION, "properties": {"x": "y" * (4 * 1024**2)}}).encode()
     answer = _send(api, path, body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "RequestContentTooLarge")
@@ -248,22 +248,26 @@ def test_head_tells_whether_it_is_there(api: Api) -> None:
         assert (answer.status_code, answer.content) == (404, b"")
 
 
+KEPT = {"permissions": "Community"}
+ADDED = {"communityGalleryInfo": {"publicNamePrefix": "kept"}}
+
+
 def test_patch_merges_and_null_takes_out(api: Api) -> None:
     path = gallery(
-        api, api.group("patches"), tags={"a": "b"}, properties={"description": "old", "kept": {"x": 1}}
+        api, api.group("patches"), tags={"a": "b"}, properties={"description": "old", "sharingProfile": KEPT}
     )
-    answer = api.ask("PATCH", path, {"properties": {"description": None, "kept": {"y": 2}}})
+    answer = api.ask("PATCH", path, {"properties": {"description": None, "sharingProfile": ADDED}})
     assert answer.status_code == 200
     found = api.get(path)
     assert "description" not in found["properties"]
-    assert found["properties"]["kept"] == {"x": 1, "y": 2}
+    assert found["properties"]["sharingProfile"] == {**KEPT, **ADDED}
     assert found["tags"] == {"a": "b"}
     assert api.ask("PATCH", path, {"tags": {"c": "d"}}).json()["tags"] == {"c": "d"}
     assert api.ask("PATCH", path, {"tags": {}}).json()["tags"] == {}
     assert api.refused("PATCH", path, {"properties": "x"})[0] == 400
     assert api.refused("PATCH", path, {"location": "westeurope"})[:2] == (409, "InvalidResourceLocation")
     assert api.refused("PATCH", f"{path}-not", {})[:2] == (404, "ResourceNotFound")
-    assert api.get(path)["properties"]["kept"] == {"x": 1, "y": 2}
+    assert api.get(path)["properties"]["sharingProfile"] == {**KEPT, **ADDED}
 
 
 def test_put_replaces_as_a_whole(api: Api) -> None:
