@@ -305,7 +305,7 @@ def _remove(work: Work) -> None:
 
 
 def _view(call: Call, version: Resource) -> dict[str, Any]:
-    expand = next((value for name, value in call.query.items() if name.lower() == "$expand"), "")
+    expand = call.option("$expand") or ""
     if "replicationstatus" not in expand.lower():
         return {}
     summary = progress.region_status(call.connection, version.key)

@@ -220,7 +220,7 @@ def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
 
 
 def _view(call: Call, machine: Resource) -> dict[str, Any]:
-    expand = next((value for name, value in call.query.items() if name.lower() == "$expand"), "")
+    expand = call.option("$expand") or ""
     return {"instanceView": instance_view(call, machine)} if "instanceview" in expand.lower() else {}
 
 
