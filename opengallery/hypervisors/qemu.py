@@ -183,9 +183,12 @@ class Qemu:
             )
         self._children[child.pid] = child
         try:
-            if found := process.identify(child.pid, folder.marker):
-                self._recognize(folder, found)
             self._qmp.execute(folder.qmp, [("query-status", {})], START_DEADLINE_S)
+            # Not before it has answered: while `nice` turns into QEMU its arguments can't be read.
+            found = process.identify(child.pid, folder.marker)
+            if found is None:
+                raise QmpUnavailable("QEMU ended as soon as it had started")
+            self._recognize(folder, found)
         except (QmpUnavailable, QmpRefused) as error:
             child.kill()
             child.wait()

@@ -22,6 +22,7 @@ from opengallery.hypervisors import (
     Qemu,
     ReplicaUrl,
     StartFailed,
+    process,
 )
 from opengallery.hypervisors.folder import MachineFolder
 
@@ -278,6 +279,25 @@ def test_a_start_that_qemu_refuses_says_why_and_can_be_made_again(qemu: Qemu, re
     qemu.start("refused", [replica])
     assert qemu.state("refused") == "running"
     qemu.delete("refused")
+
+
+def test_a_machine_is_known_though_its_process_could_not_be_read_at_first(
+    qemu: Qemu, replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a process turns from `nice` into QEMU the kernel shows none of its arguments."""
+    identify = process.identify
+
+    def late(pid: int, marker: str) -> process.Process | None:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}").exists() else b""
+        return None if arguments.startswith(b"nice\0") else identify(pid, marker)
+
+    monkeypatch.setattr(process, "identify", late)
+    qemu.create(spec("late"))
+    for attempt in range(5):
+        qemu.start("late", [replicas.serve(f"replica=late.{attempt}.a")])
+        assert qemu.state("late") == "running"
+        qemu.power_off("late")
+    qemu.delete("late")
 
 
 def test_a_machine_half_made_or_half_deleted_is_made_or_deleted_by_the_same_call(qemu: Qemu) -> None:
