@@ -1,11 +1,12 @@
 #!/bin/bash
 # Sets up what is missing to use, develop, accept or measure Open Gallery. Does nothing, fast, when all is there.
-# Usage: scripts/setup.sh use|check|develop|accept|bench
+# Usage: scripts/setup.sh use|check|develop|accept|bench|soak
 #   use      .venv from requirements/users.txt; QEMU and the tools that build the boot image
 #   check    .venv from requirements/development.txt; no Debian packages
-#   develop  both of these, and a PostgreSQL server for the tests
+#   develop  both of these, a PostgreSQL server and the tools of a file system for the tests
 #   accept   the same, and .venv-az: the real az, in a virtual environment of its own
 #   bench    the same, and the tools that build the large images
+#   soak     as develop, and real object stores: Ceph's S3 (269 MB of Debian packages), Azurite (npm)
 # PYTHON names the interpreter to use; otherwise the first python3 of version 3.11 or newer is taken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,8 +17,10 @@ unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 RUN_PACKAGES="qemu-system-x86 qemu-utils qemu-block-extra ovmf"
 BOOT_IMAGE_PACKAGES="syslinux syslinux-common syslinux-efi mtools dosfstools fdisk busybox-static dropbear-bin
   cpio zstd openssl openssh-client"
-DEVELOP_PACKAGES="postgresql"
-BENCH_PACKAGES="mmdebstrap extlinux e2fsprogs"
+DEVELOP_PACKAGES="postgresql btrfs-progs"
+SOAK_PACKAGES="ceph-mon ceph-osd radosgw nodejs npm curl"
+AZURITE_VERSION=3.35.0
+BENCH_PACKAGES="mmdebstrap extlinux e2fsprogs casync restic borgbackup rsync"
 
 say() { printf '%s\n' "setup: $*" >&2; }
 fail() { say "$@"; exit 1; }
@@ -126,6 +129,23 @@ $(checksum requirements/uv.txt requirements/az.txt)"
   printf '%s\n' "$stamp" >.venv-az/.setup
 }
 
+azurite() {
+  [ "$(cat .cache/azurite/.setup 2>/dev/null)" = "$AZURITE_VERSION" ] && return
+  say "installing azurite $AZURITE_VERSION into .cache/azurite"
+  mkdir -p .cache/azurite
+  npm install --silent --no-fund --no-audit --no-package-lock --prefix .cache/azurite "azurite@$AZURITE_VERSION" >&2
+  printf '%s\n' "$AZURITE_VERSION" >.cache/azurite/.setup
+}
+
+# Who has node and npm from elsewhere keeps them.
+without_node() {
+  if command -v node >/dev/null && command -v npm >/dev/null; then
+    printf '%s\n' "${1//nodejs npm/}"
+  else
+    printf '%s\n' "$1"
+  fi
+}
+
 mkdir -p .cache
 exec 9>.cache/setup.lock
 flock 9
@@ -149,7 +169,11 @@ case "${1:-}" in
     install_packages $RUN_PACKAGES $BOOT_IMAGE_PACKAGES $DEVELOP_PACKAGES $BENCH_PACKAGES
     project_environment development
     az_environment ;;
+  soak)
+    install_packages $RUN_PACKAGES $BOOT_IMAGE_PACKAGES $DEVELOP_PACKAGES $(without_node "$SOAK_PACKAGES")
+    azurite
+    project_environment development ;;
   *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2 ;;
 esac

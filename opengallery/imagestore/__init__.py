@@ -19,6 +19,7 @@ from opengallery.imagestore.errors import (
     ImageStoreError,
     StoreChanged,
     StoreUnavailable,
+    UnreadableManifests,
     UnsupportedFormat,
     UnusableImage,
     WrongKey,
@@ -27,8 +28,10 @@ from opengallery.imagestore.formats import open_image
 from opengallery.imagestore.keys import DataKey
 from opengallery.imagestore.put import PutProgress, PutReport
 from opengallery.imagestore.reader import ImageReader
+from opengallery.imagestore.scrub import ImageDamage, ScrubEnded, scrub
 from opengallery.imagestore.store import ImageStat, ImageStore, StoreStat
 from opengallery.imagestore.transfer import Moved, finish_transfer, segments, transfer, transfer_segment
+from opengallery.imagestore.usage import ImageUsage, StoreUsage, usage
 from opengallery.imagestore.verify import VerifyReport, repair, verify, verify_segment
 
 __all__ = [
@@ -40,17 +43,22 @@ __all__ = [
     "CorruptBlock",
     "DataKey",
     "FrameCache",
+    "ImageDamage",
     "ImageNotFound",
     "ImageReader",
     "ImageStat",
     "ImageStore",
     "ImageStoreError",
+    "ImageUsage",
     "Moved",
     "PutProgress",
     "PutReport",
+    "ScrubEnded",
     "StoreChanged",
     "StoreStat",
     "StoreUnavailable",
+    "StoreUsage",
+    "UnreadableManifests",
     "UnsupportedFormat",
     "UnusableImage",
     "VerifyReport",
@@ -59,9 +67,11 @@ __all__ = [
     "finish_transfer",
     "open_image",
     "repair",
+    "scrub",
     "segments",
     "transfer",
     "transfer_segment",
+    "usage",
     "verify",
     "verify_segment",
 ]

@@ -5,6 +5,7 @@ put-if-absent), fsync of the directory. Only then is it acknowledged. A writer t
 a file in `temporary/`, which nobody reads and `sweep` deletes.
 """
 
+import ctypes
 import errno
 import os
 import secrets
@@ -13,10 +14,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from opengallery.imagestore.errors import StoreUnavailable
+from opengallery.imagestore.errors import StoreChanged, StoreUnavailable
 from opengallery.imagestore.objects import ObjectStat, ObjectWriter, write_object
 
 TEMPORARY = "temporary"
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 class DirectoryObjects:
@@ -29,7 +33,7 @@ class DirectoryObjects:
 
     def writer(self) -> ObjectWriter:
         """Begin a temporary file."""
-        return _FileWriter(self.root)
+        return _FileWriter(self)
 
     def put(self, path: str, content: bytes, *, replace: bool = False) -> bool:
         """Write through a temporary file."""
@@ -62,6 +66,12 @@ class DirectoryObjects:
     def exists(self, path: str) -> bool:
         """Whether the file is there."""
         return (self.root / path).is_file()
+
+    def version(self, path: str) -> str:
+        """Inode, time and size: every object is a new file."""
+        with _translated(self.root, "read"):
+            stat = (self.root / path).stat()
+            return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
 
     def delete(self, path: str) -> None:
         """Unlink and make that durable."""
@@ -96,11 +106,12 @@ class DirectoryObjects:
 
 
 class _FileWriter:
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._path: Path | None = root / TEMPORARY / secrets.token_hex(16)
+    def __init__(self, objects: DirectoryObjects) -> None:
+        self._objects = objects
+        self._root = objects.root
+        self._path: Path | None = self._root / TEMPORARY / secrets.token_hex(16)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with _translated(root, "write"):
+        with _translated(self._root, "write"):
             self._file = os.open(self._path, flags, 0o600)
 
     def write(self, content: bytes | memoryview) -> None:
@@ -109,25 +120,48 @@ class _FileWriter:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
 
-    def commit(self, path: str, *, replace: bool = False) -> bool:
+    def commit(self, path: str, *, replace: bool = False, version: str | None = None) -> bool:
         assert self._path is not None
         target = self._root / path
+        is_written = True
         with _translated(self._root, "write"):
             os.fsync(self._file)
             make_durable_folder(target.parent)
-            is_written = True
-            if replace:
-                self._path.replace(target)
-                self._close()
-            else:
-                try:
-                    os.link(self._path, target)
-                except FileExistsError:
-                    is_written = False
-                self.abort()
+            try:
+                if version is not None:
+                    is_written = self._swap(target, path, version)
+                    self.abort()
+                elif replace:
+                    self._path.replace(target)
+                    self._close()
+                else:
+                    try:
+                        os.link(self._path, target)
+                    except FileExistsError:
+                        is_written = False
+                    self.abort()
+            except FileNotFoundError:
+                raise StoreChanged(
+                    f"In {self._root} a sweep took a file that was not written to for long. Write it again."
+                ) from None
             # Also when another writer was first: it may not have come to this line yet.
             sync_folder(target.parent)
         return is_written
+
+    def _swap(self, target: Path, path: str, version: str) -> bool:
+        """Exchange names, which the kernel refuses when there is nothing at `target` any more."""
+        assert self._path is not None
+        try:
+            if self._objects.version(path) != version:
+                return False
+            exchange(self._path, target)
+            # Durable before the other file, which has the temporary name now, goes.
+            sync_folder(target.parent)
+        except FileNotFoundError:
+            if not self._path.exists():
+                raise
+            return False
+        return True
 
     def abort(self) -> None:
         if self._path is not None:
@@ -173,6 +207,22 @@ def pread_fully(file: int, offset: int, length: int) -> bytes:
         pieces.append(piece)
         done += len(piece)
     return b"".join(pieces)
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Let two files swap their names at once. Raises `FileNotFoundError` when one is missing.
+
+    Where the file system cannot (NFS), `first` is moved over `second`: a file that is deleted in
+    just that moment is there again.
+    """
+    if _renameat2 is not None:
+        if not _renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE):
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise OSError(code, os.strerror(code), str(second))
+    second.stat()
+    first.replace(second)
 
 
 def sync_folder(folder: Path) -> None:

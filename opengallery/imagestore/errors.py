@@ -56,5 +56,17 @@ class StoreChanged(ImageStoreError):
     """What a write relied on was not there any more at its end, several times in a row."""
 
 
+class UnreadableManifests(ImageStoreError):
+    """Manifests are damaged, so nobody knows which packs they need, and nothing may be deleted."""
+
+    def __init__(self, store: str, images: list[str]) -> None:
+        """`store` by name; `images` by their ids."""
+        self.store, self.images = store, images
+        super().__init__(
+            f"Store '{store}': nothing is deleted while the manifest of an image cannot be read: "
+            f"{', '.join(images)}. Repair it from another replica, or delete that image."
+        )
+
+
 class IndexMismatch(ImageStoreError):
     """The index named a place that holds another block. It is thrown away and built again."""

@@ -1,36 +1,34 @@
 """Formats of disk image files: tell them apart safely, and open those that can become an image.
 
-Raw and fixed VHD (the format of Azure's page blobs) are read. qcow2, VMDK, VHDX and the like are
-recognised by their first bytes and refused with the command that converts them: nothing here follows
-what such a file says about other files. Source: Virtual Hard Disk Image Format Specification 1.0.
+Raw and fixed VHD (the format of Azure's page blobs) are read as they are. qcow2, VMDK, VHDX and dynamic
+VHD are judged first (`containers.py`), then read through a confined tool (`conversion.py`). Everything
+else is refused with what to do. Source: Virtual Hard Disk Image Format Specification 1.0.
 """
 
 import errno
 import os
 import stat
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from opengallery.imagestore.blocks import MAX_IMAGE_BYTES, BlockSource
+from opengallery.imagestore.containers import VHD_KINDS, container_name, inspect
+from opengallery.imagestore.conversion import ConvertedSource, find_tool
 from opengallery.imagestore.errors import UnusableImage
+from opengallery.imagestore.vhd import FIXED, VhdFooter, read_vhd_footer
+
+__all__ = ["VHD_FIXED", "VhdFooter", "open_fixed_vhd", "open_image", "read_vhd_footer"]
 
 SECTOR_BYTES = 512
 VHD_COOKIE = b"conectix"
-VHD_FOOTER = struct.Struct(">8sIIQI4sI4sQQIII16sB427x")
-VHD_FIXED = 2
-VHD_KINDS = {2: "fixed", 3: "dynamic", 4: "differencing"}
+VHD_FIXED = FIXED
 VHD_SEARCH_BYTES = 64 << 10
 
 TO_RAW = "Convert it first: qemu-img convert -O raw SOURCE TARGET (or -O vpc -o subformat=fixed,force_size)."
 REFUSED: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"QFI\xfb", "qcow2"),
-    (0, b"KDMV", "VMDK"),
-    (0, b"COWD", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
-    (0, b"vhdxfile", "VHDX"),
+    (0, b"COWD", "VMDK of an old kind"),
+    (0, b"# Disk DescriptorFile", "VMDK that names other files"),
     (0, b"QED\x00", "QED"),
     (64, b"\x7f\x10\xda\xbe", "VDI"),
 )
@@ -40,14 +38,14 @@ COMPRESSED: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"PK\x03\x04", "zip"),
 )
-
-
-@dataclass(frozen=True)
-class VhdFooter:
-    """The fields of a VHD footer that matter here."""
-
-    kind: int
-    size_bytes: int
+# What a file's name claims, and what its content may be then. Other names claim nothing.
+CLAIMS = {
+    ".raw": {"raw"},
+    ".qcow2": {"qcow2"},
+    ".vmdk": {"VMDK"},
+    ".vhdx": {"VHDX"},
+    ".vhd": {"fixed VHD", "dynamic VHD"},
+}
 
 
 class FileSource:
@@ -101,9 +99,27 @@ class FileSource:
             content += more
         return content
 
+    def read_into(self, offset: int, memory: memoryview) -> None:
+        """Fill `memory` from byte `offset`, as `read` does, without a copy."""
+        done = 0
+        while done < len(memory):
+            read = os.preadv(self._file, [memory[done:]], offset + done)
+            if not read:
+                raise UnusableImage("The file became shorter while it was read. Upload it again.")
+            done += read
+
 
 def open_image(path: Path, max_size_bytes: int = MAX_IMAGE_BYTES) -> BlockSource:
-    """Open a raw or fixed VHD file as an image. Raises `UnusableImage`, which says what to do."""
+    """Open an image file of any format that is read. Raises `UnusableImage`, which says what to do."""
+    return _open(path, max_size_bytes, may_convert=True)
+
+
+def open_fixed_vhd(path: Path, max_size_bytes: int = MAX_IMAGE_BYTES) -> BlockSource:
+    """Open a file that has to be a fixed VHD, as page blobs are. Raises `UnusableImage`."""
+    return _open(path, max_size_bytes, may_convert=False)
+
+
+def _open(path: Path, max_size_bytes: int, *, may_convert: bool) -> BlockSource:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -111,30 +127,75 @@ def open_image(path: Path, max_size_bytes: int = MAX_IMAGE_BYTES) -> BlockSource
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
-            raise UnusableImage("This is not a regular file. Give a raw or fixed VHD image file.")
-        size_bytes = _image_size(file, status.st_size, path.suffix.lower() == ".vhd")
-        if size_bytes > max_size_bytes:
-            raise UnusableImage(
-                f"The image has {size_bytes} bytes, more than the {max_size_bytes} allowed. "
-                "Shrink it, or raise the limit."
-            )
-        return FileSource(file, size_bytes)
+            raise UnusableImage("This is not a regular file. Give an image file.")
+        file_bytes = status.st_size
+        if file_bytes == 0:
+            raise UnusableImage("The file is empty. Upload it again.")
+        format_name = _detect(file, file_bytes)
+        _check_claim(path, format_name)
+        if not may_convert and format_name != "fixed VHD":
+            raise UnusableImage(f"This is {format_name}, not a fixed VHD.")
+        if format_name in ("raw", "fixed VHD"):
+            size_bytes = _flat_size(file, file_bytes)
+            _check_size(size_bytes, max_size_bytes)
+            return FileSource(file, size_bytes)
+        container = inspect(file, file_bytes)
+        _check_size(container.size_bytes, max_size_bytes)
+        find_tool()
+        return ConvertedSource(file, container.driver, container.size_bytes, container.name)
     except BaseException:
         os.close(file)
         raise
 
 
-def _image_size(file: int, file_bytes: int, is_named_vhd: bool) -> int:
-    """Return how many bytes from the file's start are the image. Raises `UnusableImage`."""
-    if file_bytes == 0:
-        raise UnusableImage("The file is empty. Upload it again.")
+def _detect(file: int, file_bytes: int) -> str:
+    """The name of the format that the content has. Raises `UnusableImage` for those that are not read."""
     head = os.pread(file, SECTOR_BYTES, 0)
+    footer = os.pread(file, SECTOR_BYTES, max(0, file_bytes - SECTOR_BYTES))
     for offset, magic, name in REFUSED:
         if head.startswith(magic, offset):
-            raise UnusableImage(f"The file is a {name} image, which this release does not read. {TO_RAW}")
+            raise UnusableImage(f"The file is a {name} image, which is not read. {TO_RAW}")
     for magic, name in COMPRESSED:
         if head.startswith(magic):
             raise UnusableImage(f"The file is compressed with {name}. Decompress it first.")
+    container = container_name(head)
+    found = read_vhd_footer(footer)
+    is_fixed = found is not None and found.kind == VHD_FIXED
+    if container == "dynamic VHD":
+        return "fixed VHD" if is_fixed or file_bytes == SECTOR_BYTES else container
+    if container is not None and is_fixed:
+        raise UnusableImage(
+            f"The file begins as {container} and ends as a fixed VHD: it is one of them at most. {TO_RAW}"
+        )
+    if container is not None:
+        return container
+    return "fixed VHD" if footer.startswith(VHD_COOKIE) else "raw"
+
+
+def _check_claim(path: Path, format_name: str) -> None:
+    claimed = CLAIMS.get(path.suffix.lower())
+    if claimed is None or format_name in claimed:
+        return
+    if path.suffix.lower() == ".vhd" and format_name == "raw":
+        raise UnusableImage(
+            "The file is named .vhd but has no VHD footer at its end: it is cut short or something was "
+            f"added. Upload it again. {TO_RAW}"
+        )
+    raise UnusableImage(
+        f"The file is named {path.suffix} but its content is {format_name}. Give it the name of what it is."
+    )
+
+
+def _check_size(size_bytes: int, max_size_bytes: int) -> None:
+    if size_bytes > max_size_bytes:
+        raise UnusableImage(
+            f"The image has {size_bytes} bytes, more than the {max_size_bytes} allowed. "
+            "Shrink it, or raise the limit."
+        )
+
+
+def _flat_size(file: int, file_bytes: int) -> int:
+    """How many bytes from the start of a raw file or a fixed VHD are the image. Raises `UnusableImage`."""
     if file_bytes % SECTOR_BYTES:
         raise UnusableImage(
             f"The file has {file_bytes} bytes, which is not a whole number of {SECTOR_BYTES}-byte sectors: "
@@ -144,15 +205,6 @@ def _image_size(file: int, file_bytes: int, is_named_vhd: bool) -> int:
     footer = os.pread(file, SECTOR_BYTES, footer_offset)
     if footer.startswith(VHD_COOKIE):
         return _vhd_size(footer, footer_offset)
-    if head.startswith(VHD_COOKIE):
-        if read_vhd_footer(head) is not None:
-            raise UnusableImage(f"The file is a dynamic VHD that is cut short. {TO_RAW}")
-        raise UnusableImage(f"The file begins like a damaged VHD. {TO_RAW}")
-    if is_named_vhd:
-        raise UnusableImage(
-            "The file is named .vhd but has no VHD footer at its end: it is cut short or something was "
-            f"added. Upload it again. {TO_RAW}"
-        )
     _refuse_buried_footer(file, file_bytes)
     return file_bytes
 
@@ -164,8 +216,7 @@ def _vhd_size(content: bytes, footer_offset: int) -> int:
     if footer.kind != VHD_FIXED:
         kind = VHD_KINDS.get(footer.kind, "unknown")
         raise UnusableImage(
-            f"The file is a VHD of {kind} type; only fixed ones are read. "
-            "Convert it first: qemu-img convert -f vpc -O vpc -o subformat=fixed,force_size SOURCE TARGET."
+            f"The file ends as a VHD of {kind} type, and does not begin as one: it is damaged. Make it again."
         )
     if footer.size_bytes != footer_offset:
         raise UnusableImage(
@@ -191,14 +242,3 @@ def _refuse_buried_footer(file: int, file_bytes: int) -> None:
                 f"Cut them off: truncate -s {vhd_bytes} FILE."
             )
         position = tail.find(VHD_COOKIE, position + 1)
-
-
-def read_vhd_footer(content: bytes) -> VhdFooter | None:
-    """Read a VHD footer of 512 bytes; None when it is none, or does not match its checksum."""
-    if len(content) != SECTOR_BYTES or not content.startswith(VHD_COOKIE):
-        return None
-    fields = VHD_FOOTER.unpack(content)
-    checksum = ~(sum(content) - sum(content[64:68])) & 0xFFFFFFFF
-    if fields[12] != checksum:
-        return None
-    return VhdFooter(kind=fields[11], size_bytes=fields[9])

@@ -1,9 +1,15 @@
 """Index: digest -> place, for writers. Derived from the footers of the packs; can be thrown away.
 
 Runs are immutable arrays sorted by the first 8 bytes of the digest: small ones in memory for what this
-process wrote lately, larger ones in files that are mapped and searched in bulk. Readers need no index.
-A wrong entry can do no harm: writers check each place against the pack's footer before they rely on
-it (`IndexMismatch`), so the files carry a checksum of their header only and are not synced.
+process wrote lately, larger ones in files that are mapped and searched in bulk. Of each block a run keeps
+the first 12 bytes of the digest and its rank, the number of the block among those of the run's packs.
+Readers need no index. A wrong entry can do no harm: writers check each place against the pack's footer
+before they rely on it (`IndexMismatch`), so the files carry a checksum of their header only and are not
+synced.
+
+Runs of about one size are merged when there are `FAN_IN` of them, slice by slice, so that their number
+grows with the logarithm of the blocks and the memory not at all. A file has *fences*: where the digests
+that begin with each of its first few bits start. A search reads one fence and halves what lies behind it.
 """
 
 import secrets
@@ -11,7 +17,6 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
@@ -20,28 +25,21 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from opengallery.imagestore.blocks import Digests
+from opengallery.imagestore.runs import Run, merged_slices, words_of
 
 NOT_HELD = -1
-MAGIC = b"OGINDX\x00\x01"
-HEADER = struct.Struct("<8sQI32s")
+MAGIC = b"OGINDX\x00\x02"
+HEADER = struct.Struct("<8sQIII32s")
 PACK_ID_BYTES = 32
-ENTRY_BYTES = 8 + 24 + 4 + 4
+ENTRY_BYTES = 8 + 4 + 4
 SPILL_ENTRIES = 256 << 10
-SMALL_ENTRIES = 1 << 20
-MAX_SMALL_RUNS = 8
+MAX_MEMORY_RUNS = 8
+FAN_IN = 4
+SMALLEST_ENTRIES = 16 << 10
+SLICE_ENTRIES = 512 << 10
+# How many digests lie behind a fence, about.
+FENCE_ENTRIES = 48
 LEFTOVER_S = 3600.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """Sorted entries. `pack` holds the index's pack numbers in memory, the run's own in a file."""
-
-    head: NDArray[np.uint64]
-    rest: NDArray[np.uint64]
-    pack: NDArray[np.uint32]
-    entry: NDArray[np.uint32]
-    numbers: NDArray[np.int64]
-    file: Path | None = None
 
 
 class Index:
@@ -86,39 +84,39 @@ class Index:
             self._is_covered.add(pack_id)
             self._make_room(number)
             self._is_usable[number] = True
-            words = np.ascontiguousarray(digests).view("<u8").reshape(-1, 4)
-            order = np.argsort(words[:, 0], kind="stable")
+            head, more = words_of(digests)
+            order = np.argsort(head, kind="stable")
             run = Run(
-                words[order, 0],
-                words[order, 1:],
-                np.zeros(len(order), np.uint32),
+                head[order],
+                more[order],
                 order.astype(np.uint32),
                 np.array([number], np.int64),
+                np.array([0, len(order)], np.int64),
             )
             self._runs = (*self._runs, run)
-            self._settle(in_memory=True)
+            self._settle_memory()
 
     def lookup(self, digests: Digests) -> NDArray[np.int64]:
         """Return the place of each digest, as pack number << 32 | entry, or `NOT_HELD`."""
         runs, is_usable = self._runs, self._is_usable
-        words = np.ascontiguousarray(digests).view("<u8").reshape(-1, 4)
-        places = np.full(len(words), NOT_HELD, np.int64)
-        order = np.argsort(words[:, 0])
+        head, more = words_of(digests)
+        places = np.full(len(head), NOT_HELD, np.int64)
+        order = np.argsort(head)
         for run in runs:
             wanted = order[places[order] == NOT_HELD]
             if not len(wanted):
                 break
-            positions = np.searchsorted(run.head, words[wanted, 0])
+            positions = run.search(head[wanted])
             while True:
                 inside = positions < len(run.head)
                 wanted, positions = wanted[inside], positions[inside]
-                same = run.head[positions] == words[wanted, 0]
+                same = run.head[positions] == head[wanted]
                 wanted, positions = wanted[same], positions[same]
                 if not len(wanted):
                     break
-                packs = run.numbers[run.pack[positions]]
-                held = (run.rest[positions] == words[wanted, 1:]).all(axis=1) & is_usable[packs]
-                places[wanted[held]] = (packs[held] << 32) | run.entry[positions[held]].astype(np.int64)
+                packs, entries = run.locate(positions)
+                held = (run.more[positions] == more[wanted]) & is_usable[packs]
+                places[wanted[held]] = (packs[held] << 32) | entries[held]
                 # A digest may stand twice, the first time in a pack that is not usable.
                 wanted, positions = wanted[~held], positions[~held] + 1
         return places
@@ -163,7 +161,7 @@ class Index:
         """Write what is only in memory into a file."""
         with self._lock:
             self._merge([run for run in self._runs if run.file is None], to_file=True)
-            self._settle(in_memory=False)
+            self._settle_files()
 
     def discard(self) -> None:
         """Throw everything away; the next `refresh` builds it again from the footers."""
@@ -187,62 +185,100 @@ class Index:
             grown[: len(self._is_usable)] = self._is_usable
             self._is_usable = grown
 
-    def _settle(self, *, in_memory: bool) -> None:
-        """Keep the number of small runs, and what is in memory, bounded."""
-        small = [
-            run for run in self._runs if (run.file is None) == in_memory and len(run.head) < SMALL_ENTRIES
-        ]
-        entries = sum(len(run.head) for run in small)
-        if in_memory and entries >= SPILL_ENTRIES:
+    def _settle_memory(self) -> None:
+        """Keep what is in memory bounded."""
+        small = [run for run in self._runs if run.file is None]
+        if sum(len(run.head) for run in small) >= SPILL_ENTRIES:
             self.flush()
-        elif len(small) > MAX_SMALL_RUNS:
-            self._merge(small, to_file=not in_memory)
+        elif len(small) > MAX_MEMORY_RUNS:
+            self._merge(small, to_file=False)
+
+    def _settle_files(self) -> None:
+        """Merge the runs of a size when there are many of them; what comes out may be one too many."""
+        while True:
+            sizes: dict[int, list[Run]] = {}
+            for run in self._runs:
+                if run.file is not None:
+                    size = max(0, (len(run.head) // SMALLEST_ENTRIES).bit_length() + 1) // 2
+                    sizes.setdefault(size, []).append(run)
+            crowded = [runs for runs in sizes.values() if len(runs) >= FAN_IN]
+            if not crowded:
+                return
+            self._merge(min(crowded, key=lambda runs: len(runs[0].head)), to_file=True)
 
     def _merge(self, runs: list[Run], *, to_file: bool) -> None:
         if not runs:
             return
-        packs = np.concatenate([run.numbers[run.pack] for run in runs])
-        head = np.concatenate([run.head for run in runs])
-        order = np.argsort(head, kind="stable")
-        # Drop the entries of packs that are gone; should one come back, its footer is read again.
-        is_kept = self._is_usable[packs[order]]
-        self._is_covered -= {self.pack_id(number) for number in np.unique(packs[order[~is_kept]]).tolist()}
-        order = order[is_kept]
-        numbers, own = np.unique(packs[order], return_inverse=True)
-        merged = Run(
-            head[order],
-            np.concatenate([run.rest for run in runs])[order],
-            own.astype(np.uint32),
-            np.concatenate([run.entry for run in runs])[order],
-            numbers,
-        )
-        if to_file and len(order):
-            merged = self._write(merged)
+        bases, numbers, starts = self._keep(runs)
+        count = int(starts[-1])
+        merged: Run | None = None
+        if count and to_file:
+            merged = self._write(runs, bases, numbers, starts)
+        if count and merged is None:
+            # In memory, or the disk is full: no reason to fail a put, it can be derived again.
+            slices = list(merged_slices(runs, bases, 1))
+            merged = Run(*slices[0], numbers, starts)
         gone = {id(run) for run in runs}
         kept = [run for run in self._runs if id(run) not in gone]
-        self._runs = (*kept, merged) if len(order) else tuple(kept)
+        # The largest first: most of what is found is found there.
+        self._runs = tuple(sorted((*kept, *([merged] if merged else [])), key=lambda run: -len(run.head)))
         for run in runs:
             if run.file is not None:
                 run.file.unlink(missing_ok=True)
 
-    def _write(self, run: Run) -> Run:
-        ids = b"".join(bytes.fromhex(self.pack_id(number)) for number in run.numbers.tolist())
-        checksum = blake3(struct.pack("<Q", len(run.head)) + ids).digest()
+    def _keep(self, runs: list[Run]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.int64]]:
+        """Choose the packs that stay: for each run the new first rank of its packs (-1: gone), then the
+        numbers and first ranks of all."""
+        numbers: dict[int, None] = {}
+        starts = [0]
+        bases = []
+        for run in runs:
+            base = np.full(len(run.numbers), -1, np.int64)
+            for own, number in enumerate(run.numbers.tolist()):
+                if not self._is_usable[number]:
+                    # Should the pack come back, its footer is read again.
+                    self._is_covered.discard(self.pack_id(number))
+                elif number not in numbers:
+                    base[own] = starts[-1]
+                    numbers[number] = None
+                    starts.append(starts[-1] + int(run.starts[own + 1] - run.starts[own]))
+            bases.append(base)
+        return bases, np.array(list(numbers), np.int64), np.array(starts, np.int64)
+
+    def _write(
+        self,
+        runs: list[Run],
+        bases: list[NDArray[np.int64]],
+        numbers: NDArray[np.int64],
+        starts: NDArray[np.int64],
+    ) -> Run | None:
+        """Merge into a file. None when the disk is full."""
+        count = int(starts[-1])
+        fence_bits = max(1, (count // FENCE_ENTRIES).bit_length())
+        head = _head(count, fence_bits, [self.pack_id(number) for number in numbers.tolist()], starts)
+        fences = np.zeros((1 << fence_bits) + 1, np.int64)
         file = self._directory / f"{secrets.token_hex(12)}.run"
         temporary = file.with_suffix(".new")
         try:
             with temporary.open("wb") as out:
-                out.write(HEADER.pack(MAGIC, len(run.head), len(run.numbers), checksum))
-                out.write(ids)
-                out.write(bytes(-out.tell() % 64))
-                for array in (run.head, run.rest, run.pack, run.entry):
-                    out.write(np.ascontiguousarray(array).data.cast("B"))
+                out.write(head)
+                done = 0
+                for slice_ in merged_slices(runs, bases, -(-count // SLICE_ENTRIES)):
+                    offset = len(head)
+                    for array in slice_:
+                        out.seek(offset + done * array.itemsize)
+                        out.write(np.ascontiguousarray(array).data.cast("B"))
+                        offset += count * array.itemsize
+                    firsts = (slice_[0] >> np.uint64(64 - fence_bits)).astype(np.int64)
+                    fences[1:] += np.bincount(firsts, minlength=1 << fence_bits)
+                    done += len(slice_[0])
+                out.seek(len(head) + count * ENTRY_BYTES)
+                out.write(np.cumsum(fences).astype("<u4").data.cast("B"))
             temporary.rename(file)
         except OSError:
-            # A full disk is no reason to fail a put: the run stays in memory and can be derived again.
             temporary.unlink(missing_ok=True)
-            return run
-        return self._map(file) or run
+            return None
+        return self._map(file)
 
     def _load(self, file: Path) -> None:
         run = self._map(file)
@@ -260,32 +296,45 @@ class Index:
     def _map(self, file: Path) -> Run | None:
         try:
             content = np.memmap(file, np.uint8, "r")
-            magic, count, pack_count, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
+            magic, count, pack_count, fence_bits, _, checksum = HEADER.unpack(
+                content[: HEADER.size].tobytes()
+            )
             ids_end = HEADER.size + PACK_ID_BYTES * pack_count
-            ids = content[HEADER.size : ids_end].tobytes()
-            start = ids_end + -ids_end % 64
+            starts_end = ids_end + 8 * (pack_count + 1)
+            listed = content[HEADER.size : starts_end].tobytes()
+            begin = starts_end + -starts_end % 64
+            fence_count = (1 << min(fence_bits, 40)) + 1
             if (
                 magic != MAGIC
-                or len(content) != start + ENTRY_BYTES * count
-                or blake3(struct.pack("<Q", count) + ids).digest() != checksum
+                or not count
+                or len(content) != begin + ENTRY_BYTES * count + 4 * fence_count
+                or blake3(struct.pack("<QI", count, fence_bits) + listed).digest() != checksum
             ):
                 return None
         except (OSError, ValueError, struct.error):
             return None
         numbers = [
-            self._number(ids[offset : offset + PACK_ID_BYTES].hex())
-            for offset in range(0, len(ids), PACK_ID_BYTES)
+            self._number(listed[offset : offset + PACK_ID_BYTES].hex())
+            for offset in range(0, PACK_ID_BYTES * pack_count, PACK_ID_BYTES)
         ]
         self._make_room(max(numbers, default=0))
-        fields = np.split(content[start:], np.cumsum([8 * count, 24 * count, 4 * count]))
-        pack = fields[2].view(np.uint32)
-        if count and int(pack.max()) >= pack_count:
+        fields = np.split(content[begin:], np.cumsum([8 * count, 4 * count, 4 * count]))
+        fences = fields[3].view(np.uint32)
+        if fences[0] != 0 or fences[-1] != count or (fences[1:] < fences[:-1]).any():
             return None
         return Run(
             fields[0].view(np.uint64),
-            fields[1].view(np.uint64).reshape(-1, 3),
-            pack,
-            fields[3].view(np.uint32),
+            fields[1].view(np.uint32),
+            fields[2].view(np.uint32),
             np.array(numbers, np.int64),
+            np.frombuffer(listed, "<i8", pack_count + 1, PACK_ID_BYTES * pack_count).astype(np.int64),
+            fences,
             file,
         )
+
+
+def _head(count: int, fence_bits: int, pack_ids: list[str], starts: NDArray[np.int64]) -> bytes:
+    listed = b"".join(map(bytes.fromhex, pack_ids)) + starts.astype("<i8").tobytes()
+    checksum = blake3(struct.pack("<QI", count, fence_bits) + listed).digest()
+    head = HEADER.pack(MAGIC, count, len(pack_ids), fence_bits, 0, checksum) + listed
+    return head + bytes(-len(head) % 64)

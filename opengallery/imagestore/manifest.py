@@ -121,8 +121,13 @@ class ManifestWriter:
         """The caller's numbers of the packs that are used, in the order of first use."""
         return list(self._numbers)
 
-    def add(self, segment: int, pack: NDArray[np.int64], entry: NDArray[np.int64], digests: Digests) -> None:
-        """Write a segment: the place of each block (`HOLE` as its pack for a hole) and its digest."""
+    def add(
+        self, segment: int, pack: NDArray[np.int64], entry: NDArray[np.int64], digests: Digests | bytes
+    ) -> None:
+        """Write a segment: the place of each block (`HOLE` as its pack for a hole) and its digest.
+
+        `digests`: those of the blocks, or the canonical digest of the segment.
+        """
         data_blocks = int(np.count_nonzero(pack != HOLE))
         if not data_blocks:
             return
@@ -135,7 +140,8 @@ class ManifestWriter:
         plain = encode_runs(np.array(numbers, np.int64)[positions], entry)
         sealed = self._key.manifest.seal(self._compressor.compress(plain), struct.pack("<Q", segment))
         self._object.write(sealed)
-        self._sections[segment] = Section(self._offset, len(sealed), segment_digest(self._key, digests))
+        digest = digests if isinstance(digests, bytes) else segment_digest(self._key, digests)
+        self._sections[segment] = Section(self._offset, len(sealed), digest)
         self._offset += len(sealed)
 
     def finish(self, pack_ids: dict[int, str]) -> str:
@@ -163,9 +169,13 @@ class ManifestWriter:
         self.image_id = compute_image_id(self._key, self._size_bytes, digests)
         return self.image_id
 
-    def commit(self, *, replace: bool = False) -> int:
-        """Make the manifest durable. Returns the bytes written; 0 when one is there and stays."""
-        return self._offset if self._object.commit(manifest_path(self.image_id), replace=replace) else 0
+    def commit(self, version: str | None = None) -> int:
+        """Make the manifest durable. Returns the bytes written; 0 when one is there and stays.
+
+        With `version` it takes the place of that version of the image's manifest, and of no other.
+        """
+        is_written = self._object.commit(manifest_path(self.image_id), version=version)
+        return self._offset if is_written else 0
 
     def abort(self) -> None:
         """Leave nothing behind; nothing happens after a commit."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 
 from opengallery.imagestore.errors import StoreUnavailable
 
@@ -33,8 +33,12 @@ class ObjectWriter(Protocol):
     def write(self, content: bytes | memoryview) -> None:
         """Append bytes."""
 
-    def commit(self, path: str, *, replace: bool = False) -> bool:
-        """Make the object durable under `path`. False when one is there already and stays."""
+    def commit(self, path: str, *, replace: bool = False, version: str | None = None) -> bool:
+        """Make the object durable under `path`. False when one is there already and stays.
+
+        With `version` it takes the place of that version only: False when the object at `path` is
+        another by now, or gone.
+        """
 
     def abort(self) -> None:
         """Forget what was written. Does nothing after a commit."""
@@ -60,6 +64,9 @@ class Objects(Protocol):
 
     def exists(self, path: str) -> bool:
         """Whether the object is there."""
+
+    def version(self, path: str) -> str:
+        """Name what is at `path` now, so that `ObjectWriter.commit` can replace just that."""
 
     def delete(self, path: str) -> None:
         """Take the object away, if it is there."""
@@ -88,6 +95,7 @@ class ObstoreObjects:
         """Keep everything of `store` under `prefix` ("" or a path without a slash at its ends)."""
         self._store = store
         self._prefix = f"{prefix}/" if prefix else ""
+        self._has_suffix_ranges = True
 
     def writer(self) -> ObjectWriter:
         """Spool in memory, then on disk: put-if-absent needs the whole object in one request."""
@@ -104,9 +112,32 @@ class ObstoreObjects:
             )
         except AlreadyExistsError:
             return False
-        except BaseError as error:
-            raise StoreUnavailable(f"Cannot write {path}: {error}") from error
+        except (BaseError, FileNotFoundError) as error:
+            raise _unavailable("write", path, error) from error
         return True
+
+    def swap(self, path: str, content: bytes, version: str) -> bool:
+        """Put `content` in the place of that version. False when the object is another now, or gone.
+
+        Where the store has no conditional overwrite (obstore's LocalStore), this looks, then writes:
+        an object that is deleted in that moment is there again.
+        """
+        # Azure wants an entity tag with its quotes, Ceph's RGW without.
+        for tag in (version, version.strip('"')):
+            try:
+                if self.version(path) != version:
+                    return False
+                self._store.put(self._prefix + path, content, mode={"e_tag": tag}, use_multipart=False)
+            except FileNotFoundError:
+                return False
+            except PreconditionError:
+                continue
+            except NotImplementedError:
+                return self.put(path, content, replace=True)
+            except BaseError as error:
+                raise _unavailable("write", path, error) from error
+            return True
+        return False
 
     def get(self, path: str) -> bytes:
         """Return the whole object."""
@@ -119,10 +150,18 @@ class ObstoreObjects:
             return bytes(self._store.get_range(self._prefix + path, start=offset, length=length))
 
     def tail(self, path: str, length: int) -> tuple[bytes, int]:
-        """One request with a suffix range."""
+        """One request with a suffix range; two where there are none (Azure)."""
         with _reading(path):
-            answer = self._store.get(self._prefix + path, options={"range": {"suffix": length}})
-            return bytes(answer.bytes()), int(answer.meta["size"])
+            if self._has_suffix_ranges:
+                try:
+                    answer = self._store.get(self._prefix + path, options={"range": {"suffix": length}})
+                    return bytes(answer.bytes()), int(answer.meta["size"])
+                except NotSupportedError:
+                    self._has_suffix_ranges = False
+            size = int(self._store.head(self._prefix + path)["size"])
+            start = max(0, size - length)
+            content = self._store.get_range(self._prefix + path, start=start, end=size) if size else b""
+            return bytes(content), size
 
     def exists(self, path: str) -> bool:
         """Ask for the object's head."""
@@ -132,6 +171,11 @@ class ObstoreObjects:
         except FileNotFoundError:
             return False
         return True
+
+    def version(self, path: str) -> str:
+        """The object's entity tag."""
+        with _reading(path):
+            return str(self._store.head(self._prefix + path)["e_tag"])
 
     def delete(self, path: str) -> None:
         """Delete; a store that complains about a missing object has it deleted too."""
@@ -152,6 +196,11 @@ class ObstoreObjects:
         return 0
 
 
+def _unavailable(verb: str, path: str, error: Exception) -> StoreUnavailable:
+    # What follows the first line is a dump of obstore's own.
+    return StoreUnavailable(f"Cannot {verb} {path}: {str(error).splitlines()[0]}")
+
+
 class _reading:
     """Turn obstore's errors into ours; a missing object stays a `FileNotFoundError`."""
 
@@ -163,7 +212,7 @@ class _reading:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BaseError):
-            raise StoreUnavailable(f"Cannot reach {self._path}: {error}") from error
+            raise _unavailable("reach", self._path, error) from error
 
 
 class _SpooledWriter:
@@ -174,8 +223,10 @@ class _SpooledWriter:
     def write(self, content: bytes | memoryview) -> None:
         self._spool.write(content)
 
-    def commit(self, path: str, *, replace: bool = False) -> bool:
+    def commit(self, path: str, *, replace: bool = False, version: str | None = None) -> bool:
         self._spool.seek(0)
+        if version is not None:
+            return self._objects.swap(path, self._spool.read(), version)
         return self._objects.put(path, self._spool.read(), replace=replace)
 
     def abort(self) -> None:

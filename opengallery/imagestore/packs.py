@@ -1,4 +1,4 @@
-"""Frames and packs: up to 16 blocks compressed and sealed together, and the objects that hold them.
+"""Frames and packs: up to 32 blocks compressed and sealed together, and the objects that hold them.
 
 A pack is its frames one after the other, a sealed footer that lists each frame's length and each
 block's digest, and a trailer. An *entry* is the number of a block in its pack, counted over the
@@ -6,34 +6,37 @@ frames in order; (pack, entry) is a place. Layout: docs/store-format.md.
 """
 
 import struct
-import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-import zstandard
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from opengallery.imagestore.blocks import BLOCK_BYTES, DIGEST_BYTES, Digests, as_array, digest_blocks
+from opengallery.imagestore.bulk import ALL_GOOD, compress, decompress
 from opengallery.imagestore.cache import FrameCache
 from opengallery.imagestore.errors import CorruptBlock
 from opengallery.imagestore.keys import DataKey, NotAuthentic
 from opengallery.imagestore.objects import Objects
+from opengallery.imagestore.workers import SCRATCH_BYTES, SCRATCH_SEALED_BYTES, Worker
 
-FRAME_BLOCKS = 16
+FRAME_BLOCKS = 32
 # 60 MiB before compression: even what does not compress stays under 64 MiB with its footer, every place
 # is known before anything is compressed, and a footer comes in one read.
 PACK_BLOCKS = 15_360
+# Frames that are read together: so much, with gaps up to that, and as many as a worker opens at once.
+GROUP_BYTES = 4 << 20
+MAX_GAP_BYTES = 32 << 10
+GROUP_FRAMES = 32
 PACK_MAX_BYTES = 64 << 20
-COMPRESSION_LEVEL = 1
 MAGIC = b"OGPACK\x00\x01"
 TRAILER = struct.Struct("<Q32s8s")
 COUNTS = struct.Struct("<II")
 FOOTER_READ_BYTES = 640 << 10
-
-_thread = threading.local()
 
 
 class PackHome(Protocol):
@@ -76,25 +79,16 @@ def pack_path(pack_id: str) -> str:
 
 def seal_frame(key: DataKey, content: bytes | memoryview) -> bytes:
     """Compress and seal the blocks of one frame. Lets go of the GIL while it compresses."""
-    compressor = getattr(_thread, "compressor", None)
-    if compressor is None:
-        compressor = _thread.compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
-    return key.frame.seal(compressor.compress(content))
+    return key.frame.seal(compress(content))
 
 
 def open_frame(home: PackHome, footer: Footer, frame: int, sealed: bytes | memoryview) -> bytes:
     """Return the blocks of a frame after checking every digest. Raises `CorruptBlock`."""
     digests = footer.frame_digests(frame)
     size_bytes = len(digests) * BLOCK_BYTES
-    decompressor = getattr(_thread, "decompressor", None)
-    if decompressor is None:
-        decompressor = _thread.decompressor = zstandard.ZstdDecompressor()
     try:
-        compressed = home.key.frame.open(sealed)
-        if zstandard.frame_content_size(compressed) != size_bytes:
-            raise NotAuthentic
-        content: bytes = decompressor.decompress(compressed, max_output_size=size_bytes)
-    except (NotAuthentic, zstandard.ZstdError):
+        content = decompress(home.key.frame.open(sealed), size_bytes)
+    except NotAuthentic:
         raise CorruptBlock(
             home.name, footer.pack_id, digests[0].tobytes().hex(), f"frame {frame} is damaged"
         ) from None
@@ -118,6 +112,57 @@ def read_frames(home: PackHome, footer: Footer, first: int, last: int) -> list[b
         raise CorruptBlock(home.name, footer.pack_id, "", f"the disk cannot read it: {error}") from error
     ends = footer.offsets[first : last + 2] - start
     return [content[ends[i] : ends[i + 1]] for i in range(last - first + 1)]
+
+
+def open_frames(worker: Worker, home: PackHome, footer: Footer, frames: list[int]) -> dict[int, bytes]:
+    """Read frames, ascending and few enough for a worker's scratch memory, in one read, and open them in
+    the worker. Raises `CorruptBlock`."""
+    sealed = read_frames(home, footer, frames[0], frames[-1])
+    opened = open_sealed(worker, home, [(footer, frame, sealed[frame - frames[0]]) for frame in frames])
+    return dict(zip(frames, opened, strict=True))
+
+
+def open_sealed(
+    worker: Worker, home: PackHome, sealed: list[tuple[Footer, int, bytes]], *, is_check: bool = False
+) -> list[bytes]:
+    """Open frames (footer, frame, sealed) in the worker, at most `GROUP_FRAMES`, checking every digest.
+
+    Returns the blocks of each, or nothing with `is_check`. Raises `CorruptBlock`.
+    """
+    digests = [footer.frame_digests(frame) for footer, frame, _ in sealed]
+    counts = [len(array) for array in digests]
+    joined = b"".join([content for _, _, content in sealed])
+    if len(joined) > SCRATCH_SEALED_BYTES or sum(counts) * BLOCK_BYTES > SCRATCH_BYTES:
+        raise ValueError("too many frames at once")
+    memory = worker.scratch.memory
+    memory[: len(joined)] = np.frombuffer(joined, np.uint8)
+    lengths = [len(content) for _, _, content in sealed]
+    known = b"".join([array.tobytes() for array in digests])
+    out = SCRATCH_SEALED_BYTES
+    bad = worker.run("open", worker.scratch, home.key, 0, lengths, known, counts, out)
+    if bad != ALL_GOOD:
+        # Says what is wrong with it.
+        return [open_frame(home, footer, frame, content) for footer, frame, content in sealed]
+    if is_check:
+        return []
+    ends = (out + np.cumsum([0, *counts]) * BLOCK_BYTES).tolist()
+    return [memory[start:end].tobytes() for start, end in pairwise(ends)]
+
+
+def frame_groups(footer: Footer, frames: list[int]) -> Iterator[list[int]]:
+    """Group ascending frames so that each group is worth one read and fits a worker's scratch memory."""
+    group: list[int] = []
+    for frame in frames:
+        if group and (
+            len(group) == GROUP_FRAMES
+            or footer.offsets[frame] - footer.offsets[group[-1] + 1] > MAX_GAP_BYTES
+            or footer.offsets[frame + 1] - footer.offsets[group[0]] > GROUP_BYTES
+        ):
+            yield group
+            group = []
+        group.append(frame)
+    if group:
+        yield group
 
 
 def encode_footer(frame_bytes: list[int], frame_blocks: list[int], digests: Digests) -> bytes:
@@ -200,31 +245,31 @@ class PackWriter:
         self._hasher = blake3()
         self._frame_bytes: list[int] = []
         self._frame_blocks: list[int] = []
-        self._digests: list[bytes] = []
         self.stored_bytes = 0
 
-    def add(self, sealed: bytes, digests: list[bytes]) -> None:
-        """Append a sealed frame that holds the blocks of `digests`."""
-        self._frame_bytes.append(len(sealed))
-        self._frame_blocks.append(len(digests))
-        self._digests += digests
+    def add(self, sealed: bytes | memoryview, lengths: list[int], counts: list[int]) -> None:
+        """Append sealed frames of `lengths` bytes with `counts` blocks each, one after the other."""
+        self._frame_bytes += lengths
+        self._frame_blocks += counts
         self._write(sealed)
 
-    def commit(self) -> tuple[str, Digests]:
-        """Write footer and trailer and make the pack durable. Returns its id and its digests."""
-        digests = as_array(self._digests)
+    def commit(self, digests: Digests) -> str:
+        """Write footer and trailer and make the pack durable. Returns its id.
+
+        `digests` are those of all blocks in all frames, in order.
+        """
         sealed = self._key.footer.seal(encode_footer(self._frame_bytes, self._frame_blocks, digests))
         self._write(sealed)
         self._write(TRAILER.pack(len(sealed), blake3(sealed).digest(), MAGIC))
         pack_id = self._hasher.hexdigest()
         self._object.commit(pack_path(pack_id))
-        return pack_id, digests
+        return pack_id
 
     def abort(self) -> None:
         """Leave nothing behind; nothing happens after a commit."""
         self._object.abort()
 
-    def _write(self, content: bytes) -> None:
+    def _write(self, content: bytes | memoryview) -> None:
         self._object.write(content)
         self._hasher.update(content)
         self.stored_bytes += len(content)

@@ -4,90 +4,41 @@ The image id covers the segments' digests, a segment's digest covers its blocks'
 give them, and a block's digest covers its bytes. Nothing that fails a check is given out.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opengallery.imagestore.blocks import (
     BLOCK_BYTES,
-    DIGEST_BYTES,
     SEGMENT_BYTES,
-    Digests,
 )
-from opengallery.imagestore.errors import CorruptBlock, ImageNotFound
-from opengallery.imagestore.manifest import HOLE, Manifest, read_manifest, read_runs, segment_digest
-from opengallery.imagestore.packs import Footer, PackHome, open_frame, read_footer, read_frames
+from opengallery.imagestore.errors import CorruptBlock, ImageNotFound, ImageStoreError
+from opengallery.imagestore.layout import Extents, FooterChecksums, neighbours, read_layout
+from opengallery.imagestore.manifest import HOLE, Manifest, read_manifest
+from opengallery.imagestore.packs import (
+    GROUP_FRAMES,
+    PackHome,
+    open_frame,
+    open_sealed,
+    read_frames,
+)
+from opengallery.imagestore.workers import Worker, workers
 
-READ_AHEAD_BYTES = 4 << 20
-MAX_GAP_BYTES = 32 << 10
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One segment: pack (index into the manifest's list, or `HOLE`), entry and digest of each block."""
-
-    pack: NDArray[np.int64]
-    entry: NDArray[np.int64]
-    digests: Digests
-
-
-@dataclass(frozen=True)
-class Extents:
-    """One segment as neighbours: extent i is the blocks starts[i] to starts[i+1] of the segment.
-
-    They lie one after the other in `frame` of `pack`, from `slot` on; pack `HOLE` is zeros.
-    """
-
-    starts: list[int]
-    pack: list[int]
-    frame: list[int]
-    slot: list[int]
-
-
-class FooterChecksums:
-    """The footers that an image's segments were checked with: a later read must give the same ones."""
-
-    def __init__(self, home: PackHome, manifest: Manifest) -> None:
-        """Nothing is known yet."""
-        self._home = home
-        self._manifest = manifest
-        self._known: dict[int, bytes] = {}
-        self._lock = Lock()
-
-    def footer(self, pack: int) -> Footer:
-        """Return the footer of the manifest's pack number `pack`. Raises `CorruptBlock`."""
-        footer = read_footer(self._home, self._manifest.packs[pack], self._known.get(pack))
-        with self._lock:
-            known = self._known.setdefault(pack, footer.checksum)
-        if known != footer.checksum:
-            raise CorruptBlock(self._home.name, footer.pack_id, "", "its footer has changed")
-        return footer
-
-
-def read_layout(home: PackHome, manifest: Manifest, segment: int, footers: FooterChecksums) -> Layout:
-    """Return where a segment's blocks lie, checked against the segment's digest."""
-    pack, entry = read_runs(home.objects, home.name, home.key, manifest, segment)
-    digests = np.zeros((len(pack), DIGEST_BYTES), np.uint8)
-    for number in np.unique(pack).tolist():
-        if number == HOLE:
-            continue
-        footer = footers.footer(number)
-        blocks = np.flatnonzero(pack == number)
-        entries = entry[blocks]
-        if entries.max() >= len(footer.digests):
-            raise CorruptBlock(home.name, footer.pack_id, "", "the manifest names more blocks than it has")
-        digests[blocks] = footer.digests[entries]
-    section = manifest.sections.get(segment)
-    if section is not None and segment_digest(home.key, digests) != section.digest:
-        raise CorruptBlock(
-            home.name, "", section.digest.hex(), f"segment {segment} does not match its digest"
-        )
-    return Layout(pack, entry, digests)
+# A stream that has read so much without a jump is read ahead of, so far.
+STREAM_BYTES = 1 << 20
+AHEAD_BYTES = 32 << 20
+AHEAD_STEP_BYTES = 12 << 20
+AHEAD_CACHE_BYTES = 4 * AHEAD_BYTES
+MAX_STREAMS = 64
+# Fewer frames than that are opened here.
+FEW_FRAMES = 6
 
 
 class ImageReader:
@@ -135,6 +86,14 @@ class ImageReader:
         return self._opened.extents()
 
 
+@dataclass
+class _Stream:
+    """Reads that follow each other: how much they have read, and up to where frames are on their way."""
+
+    read_bytes: int
+    ahead_to: int
+
+
 class _Opened:
     """One manifest of the image and what was checked against it."""
 
@@ -144,9 +103,13 @@ class _Opened:
         self._cache = home.cache
         self._footers = FooterChecksums(home, manifest)
         self._scope = (home.key.check, home.name)
+        self._lock = Lock()
+        # By where the next read of the stream would begin.
+        self._streams: OrderedDict[int, _Stream] = OrderedDict()
+        self._under_way: dict[tuple[int, int], Future[dict[tuple[int, int], bytes]]] = {}
 
     def read(self, offset: int, length: int) -> bytes:
-        end = min(offset + length, self.manifest.size_bytes)
+        begin, end = offset, min(offset + length, self.manifest.size_bytes)
         pieces: list[bytes | memoryview] = []
         while offset < end:
             segment = offset // SEGMENT_BYTES
@@ -157,6 +120,7 @@ class _Opened:
             else:
                 pieces.append(bytes(stop - offset))
             offset = stop
+        self._follow(begin, end)
         return pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces)
 
     def extents(self) -> Iterator[tuple[int, int]]:
@@ -174,51 +138,147 @@ class _Opened:
                 end = min(base + extents.starts[-1] * BLOCK_BYTES, self.manifest.size_bytes)
                 yield start, end - start
 
+    def _follow(self, begin: int, end: int) -> None:
+        """Note a read; when it goes on where another one ended, have the next frames opened meanwhile."""
+        if self._cache.max_bytes < AHEAD_CACHE_BYTES:
+            return
+        with self._lock:
+            stream = self._streams.pop(begin, None) or _Stream(0, end)
+            stream.read_bytes += end - begin
+            self._streams[end] = stream
+            if len(self._streams) > MAX_STREAMS:
+                self._streams.popitem(last=False)
+            if stream.read_bytes < STREAM_BYTES:
+                return
+            start = max(stream.ahead_to, end)
+            stop = min(end + AHEAD_BYTES, self.manifest.size_bytes)
+            if stop - start < AHEAD_STEP_BYTES and stop < self.manifest.size_bytes:
+                return
+            stream.ahead_to = max(stop, start)
+        if stream.read_bytes >= AHEAD_BYTES:
+            workers().expect_much()
+        with suppress(CorruptBlock, ImageNotFound, ImageStoreError):
+            # What is wrong there is told to the read that needs it.
+            while start < stop:
+                segment = start // SEGMENT_BYTES
+                base = segment * SEGMENT_BYTES
+                part = min(stop, base + SEGMENT_BYTES)
+                if segment in self.manifest.sections:
+                    wanted = self._extents(segment).frames(start - base, part - base)
+                    self._open_in_workers([place for place in wanted if not self._is_at_hand(place)])
+                start = part
+
     def _read_segment(self, segment: int, start: int, stop: int, pieces: list[bytes | memoryview]) -> None:
         extents = self._extents(segment)
-        starts = extents.starts
-        first = bisect_right(starts, start // BLOCK_BYTES) - 1
-        last = first
-        while last + 1 < len(extents.pack) and starts[last + 1] * BLOCK_BYTES < stop:
-            last += 1
+        starts, packs = extents.starts, extents.pack
+        first, last = extents.between(start, stop)
         for begin in range(first, last + 1, 1024):
             end = min(begin + 1024, last + 1)
             frames = self._frames(
-                {(extents.pack[i], extents.frame[i]) for i in range(begin, end) if extents.pack[i] != HOLE}
+                [(packs[i], extents.frame[i]) for i in range(begin, end) if packs[i] != HOLE]
             )
             for i in range(begin, end):
                 extent_start = starts[i] * BLOCK_BYTES
                 low, high = max(start, extent_start), min(stop, starts[i + 1] * BLOCK_BYTES)
-                if extents.pack[i] == HOLE:
+                if packs[i] == HOLE:
                     pieces.append(bytes(high - low))
                 else:
                     shift = extents.slot[i] * BLOCK_BYTES - extent_start
-                    content = frames[extents.pack[i], extents.frame[i]]
-                    pieces.append(memoryview(content)[low + shift : high + shift])
+                    content = frames[packs[i], extents.frame[i]]
+                    if first == last:
+                        pieces.append(content[low + shift : high + shift])
+                    else:
+                        pieces.append(memoryview(content)[low + shift : high + shift])
 
-    def _frames(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-        """Return decompressed frames: those in the cache, and the others in few reads."""
+    def _frames(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        """Return decompressed frames: those in the cache, those under way, and the others in few reads."""
         found: dict[tuple[int, int], bytes] = {}
         missing: list[tuple[int, int]] = []
+        packs, cache = self.manifest.packs, self._cache
         for place in wanted:
-            content = self._cache.get((*self._scope, self.manifest.packs[place[0]], place[1]))
+            if place in found:
+                continue
+            content = cache.get((*self._scope, packs[place[0]], place[1]))
+            if content is None and self._under_way:
+                content = self._arriving(place)
             if content is None:
                 missing.append(place)
             else:
                 found[place] = content
-        missing.sort()
+        if not missing:
+            return found
+        missing = sorted(set(missing))
+        if len(missing) > FEW_FRAMES:
+            for future in self._open_in_workers(missing):
+                found.update(future.result())
+            return found
         for pack, frames in neighbours(missing, self._footers):
             footer = self._footers.footer(pack)
-            for frame, sealed in zip(
-                range(frames[0], frames[-1] + 1),
-                read_frames(self._home, footer, frames[0], frames[-1]),
-                strict=True,
-            ):
-                if frame in frames:
-                    content = open_frame(self._home, footer, frame, sealed)
-                    self._cache.put((*self._scope, footer.pack_id, frame), content, len(content) + 200)
-                    found[pack, frame] = content
+            sealed = read_frames(self._home, footer, frames[0], frames[-1])
+            for frame in frames:
+                content = open_frame(self._home, footer, frame, sealed[frame - frames[0]])
+                cache.put((*self._scope, footer.pack_id, frame), content, len(content) + 200)
+                found[pack, frame] = content
         return found
+
+    def _arriving(self, place: tuple[int, int]) -> bytes | None:
+        """Wait for a frame that is under way. None when it is not, or failed: then it is read again."""
+        future = self._under_way.get(place)
+        if future is None:
+            return None
+        with suppress(ImageStoreError, CancelledError):
+            return future.result()[place]
+        return None
+
+    def _is_at_hand(self, place: tuple[int, int]) -> bool:
+        key = (*self._scope, self.manifest.packs[place[0]], place[1])
+        return place in self._under_way or self._cache.get(key) is not None
+
+    def _open_in_workers(
+        self, places: Iterable[tuple[int, int]]
+    ) -> list[Future[dict[tuple[int, int], bytes]]]:
+        """Have frames opened and put into the cache, some neighbours at a time."""
+        batches: list[list[tuple[int, list[int]]]] = [[]]
+        room = GROUP_FRAMES
+        for pack, frames in neighbours(sorted(places), self._footers):
+            first = 0
+            while first < len(frames):
+                group = frames[first : first + room]
+                batches[-1].append((pack, group))
+                first += len(group)
+                room -= len(group)
+                if not room:
+                    batches.append([])
+                    room = GROUP_FRAMES
+        futures = []
+        for batch in batches:
+            if batch:
+                future = workers().submit(self._open_batch, batch)
+                members = [(pack, frame) for pack, group in batch for frame in group]
+                with self._lock:
+                    self._under_way.update(dict.fromkeys(members, future))
+                future.add_done_callback(partial(self._arrived, members))
+                futures.append(future)
+        return futures
+
+    def _arrived(self, members: list[tuple[int, int]], _: object) -> None:
+        with self._lock:
+            for place in members:
+                self._under_way.pop(place, None)
+
+    def _open_batch(self, worker: Worker, batch: list[tuple[int, list[int]]]) -> dict[tuple[int, int], bytes]:
+        """Open some groups of neighbouring frames."""
+        sealed = []
+        for pack, group in batch:
+            footer = self._footers.footer(pack)
+            found = read_frames(self._home, footer, group[0], group[-1])
+            sealed += [(footer, frame, found[frame - group[0]]) for frame in group]
+        members = [(pack, frame) for pack, group in batch for frame in group]
+        opened = dict(zip(members, open_sealed(worker, self._home, sealed), strict=True))
+        for (pack, frame), content in opened.items():
+            key = (*self._scope, self.manifest.packs[pack], frame)
+            self._cache.put(key, content, len(content) + 200)
+        return opened
 
     def _extents(self, segment: int) -> Extents:
         key = (*self._scope, self.manifest.checksum, "segment", segment)
@@ -248,23 +308,3 @@ class _Opened:
         )
         self._cache.put(key, extents, 200 * len(first) + 500)
         return extents
-
-
-def neighbours(places: list[tuple[int, int]], footers: FooterChecksums) -> Iterator[tuple[int, list[int]]]:
-    """Group sorted (pack, frame) so that each group is worth one read: (pack, its wanted frames)."""
-    group: list[int] = []
-    current = HOLE
-    for pack, frame in places:
-        if group:
-            offsets = footers.footer(current).offsets
-            if (
-                pack == current
-                and offsets[frame] - offsets[group[-1] + 1] <= MAX_GAP_BYTES
-                and offsets[frame + 1] - offsets[group[0]] <= READ_AHEAD_BYTES
-            ):
-                group.append(frame)
-                continue
-            yield current, group
-        current, group = pack, [frame]
-    if group:
-        yield current, group

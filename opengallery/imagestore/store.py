@@ -182,8 +182,14 @@ class ImageStore:
         `StoreChanged` when `collect` took a pack meanwhile: then write the image again.
         """
         image_id = writer.image_id
-        stored_bytes = writer.commit(replace=self.has(image_id) and not self._is_whole(image_id))
-        lost = self.unreliable_packs(self.manifest(image_id).packs)
+        version = self._version_to_replace(image_id)
+        stored_bytes = writer.commit(version)
+        if version is not None and not stored_bytes:
+            raise StoreChanged(f"Store '{self.name}': another writer mended image {image_id}, or it is gone.")
+        try:
+            lost = self.unreliable_packs(self.manifest(image_id).packs)
+        except ImageNotFound:
+            raise StoreChanged(f"Store '{self.name}': image {image_id} was deleted meanwhile.") from None
         if lost:
             self.index.forget(lost)
             raise StoreChanged(f"Store '{self.name}': {len(lost)} packs of image {image_id} were collected.")
@@ -219,7 +225,18 @@ class ImageStore:
                 packs.update(json.loads(self.objects.get(found.path))["packs"])
             except FileNotFoundError:
                 continue
+            except (ValueError, KeyError, TypeError):
+                # Damaged: `collect` deletes it.
+                continue
         return packs
+
+    def _version_to_replace(self, image_id: str) -> str | None:
+        """Return the version of an image's manifest that cannot be relied on, if that is what is there."""
+        try:
+            version = self.objects.version(manifest_path(image_id))
+        except FileNotFoundError:
+            return None
+        return None if self._is_whole(image_id) else version
 
     def _is_whole(self, image_id: str) -> bool:
         try:

@@ -5,7 +5,10 @@ killed are found in the target's packs. `finish_transfer` writes the manifest la
 the same data key, so a frame whose blocks are all missing is copied as it is, after it was checked.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,13 +16,17 @@ import numpy as np
 from opengallery.imagestore.blocks import BLOCK_BYTES, Digests, as_list, segments_in
 from opengallery.imagestore.errors import CorruptBlock, IndexMismatch, StoreChanged, WrongKey
 from opengallery.imagestore.index import NOT_HELD
+from opengallery.imagestore.layout import FooterChecksums, Layout, neighbours, read_layout
 from opengallery.imagestore.manifest import HOLE, Manifest, ManifestWriter
-from opengallery.imagestore.packs import open_frame, read_frames
-from opengallery.imagestore.reader import FooterChecksums, Layout, neighbours, read_layout
+from opengallery.imagestore.packs import GROUP_FRAMES, Footer, open_sealed, read_frames
 from opengallery.imagestore.store import ImageStore
+from opengallery.imagestore.workers import Worker, workers
 from opengallery.imagestore.writing import ENTRY_MASK, BlockWriter, check_places
 
 ATTEMPTS = 3
+GROUPS_AHEAD = 4
+# Fewer are opened here before worker processes would have started.
+FEW_FRAMES = 256
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ def transfer_segment(
 ) -> Moved:
     """Bring what one segment needs, durably; `progress` gets what this piece has moved so far.
 
+    In it `data_bytes` grows from what was there already to the data of the segment.
+
     Raises `ImageNotFound`, `CorruptBlock` (of the source: take another sibling), `StoreUnavailable`.
     """
     _check_keys(source, target)
@@ -87,8 +96,15 @@ def transfer_segment(
         return Moved()
     footers = FooterChecksums(source, manifest)
     layout = read_layout(source, manifest, segment, footers)
-    target.refresh_index()
-    return _move(source, target, footers, layout, progress)
+    for attempt in range(1, ATTEMPTS + 1):
+        target.refresh_index()
+        try:
+            return _move(source, target, footers, layout, progress)
+        except StoreChanged:
+            # A writer that stood still for long finds its unfinished files swept away.
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def finish_transfer(source: ImageStore, target: ImageStore, image_id: str) -> Moved:
@@ -154,11 +170,51 @@ def _move(
 ) -> Moved:
     """Write the blocks of `layout` that the target's index does not know."""
     data = np.flatnonzero(layout.pack != HOLE)
-    data_bytes = len(data) * BLOCK_BYTES
     with BlockWriter(target.objects, target.key, target.index) as writer:
         missing = _missing_slots(writer, footers, layout, data)
-        saved_bytes = data_bytes - BLOCK_BYTES * sum(len(slots) for slots in missing.values())
-        moved_bytes = 0
+        saved_bytes = BLOCK_BYTES * (len(data) - sum(len(slots) for slots in missing.values()))
+        moved = Moved(saved_bytes=saved_bytes, data_bytes=saved_bytes)
+        if progress is not None:
+            progress(moved)
+        if len(missing) > FEW_FRAMES:
+            writer.pool.expect_much()
+        with closing(_opened(source, footers, missing)) as groups:
+            for group in groups:
+                moved += _write(writer, group, missing)
+                if progress is not None:
+                    progress(replace(moved, stored_bytes=writer.stored_bytes))
+        writer.close()
+        return replace(moved, stored_bytes=writer.stored_bytes)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Neighbouring frames of one pack of the source, read and checked; opened when not all is missing."""
+
+    pack: int
+    footer: Footer
+    is_whole: bool
+    sealed: dict[int, bytes]
+    opened: dict[int, bytes]
+
+
+def _opened(
+    source: ImageStore, footers: FooterChecksums, missing: dict[tuple[int, int], list[int]]
+) -> Generator[_Group, None, None]:
+    """Yield the frames that are needed, with the next ones under way in workers."""
+    pool = workers()
+
+    def load(worker: Worker, pack: int, frames: list[int], is_whole: bool) -> _Group:
+        footer = footers.footer(pack)
+        found = read_frames(source, footer, frames[0], frames[-1])
+        sealed = {frame: found[frame - frames[0]] for frame in frames}
+        opened = open_sealed(
+            worker, source, [(footer, frame, content) for frame, content in sealed.items()], is_check=is_whole
+        )
+        return _Group(pack, footer, is_whole, sealed, dict(zip(frames, opened, strict=not is_whole)))
+
+    pending: deque[Future[_Group]] = deque()
+    try:
         # Whole frames first, so that they do not cut the others' blocks into small frames.
         for is_whole in (True, False):
             chosen = sorted(
@@ -166,24 +222,38 @@ def _move(
                 for place, slots in missing.items()
                 if is_whole == (len(slots) == len(footers.footer(place[0]).frame_digests(place[1])))
             )
-            for pack, frames in neighbours(chosen, footers):
-                footer = footers.footer(pack)
-                sealed_frames = read_frames(source, footer, frames[0], frames[-1])
-                for frame in frames:
-                    sealed = sealed_frames[frame - frames[0]]
-                    content = open_frame(source, footer, frame, sealed)
-                    moved_bytes += len(sealed)
-                    digests = as_list(footer.frame_digests(frame))
-                    if is_whole:
-                        writer.add_sealed(sealed, digests)
-                    else:
-                        slots = missing[pack, frame]
-                        blocks = np.frombuffer(content, np.uint8).reshape(-1, BLOCK_BYTES)
-                        writer.add(blocks[slots], [digests[slot] for slot in slots])
-                if progress is not None:
-                    progress(Moved(moved_bytes, saved_bytes, data_bytes, writer.stored_bytes))
-        writer.close()
-        return Moved(moved_bytes, saved_bytes, data_bytes, writer.stored_bytes)
+            for pack, neighbouring in neighbours(chosen, footers):
+                for first in range(0, len(neighbouring), GROUP_FRAMES):
+                    frames = neighbouring[first : first + GROUP_FRAMES]
+                    pending.append(pool.submit(load, pack, frames, is_whole))
+                    if len(pending) > GROUPS_AHEAD:
+                        yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        wait(pending)
+
+
+def _write(writer: BlockWriter, group: _Group, missing: dict[tuple[int, int], list[int]]) -> Moved:
+    footer = group.footer
+    moved_bytes = blocks = 0
+    if group.is_whole:
+        frames = list(group.sealed)
+        counts = [len(footer.frame_digests(frame)) for frame in frames]
+        digests = np.concatenate([footer.frame_digests(frame) for frame in frames])
+        sealed = b"".join(group.sealed.values())
+        writer.add_frames(sealed, [len(content) for content in group.sealed.values()], counts, digests)
+        moved_bytes, blocks = len(sealed), len(digests)
+    else:
+        for frame, content in group.opened.items():
+            slots = missing[group.pack, frame]
+            digests = footer.frame_digests(frame)[slots]
+            writer.add(np.frombuffer(content, np.uint8).reshape(-1, BLOCK_BYTES)[slots], as_list(digests))
+            moved_bytes += len(group.sealed[frame])
+            blocks += len(slots)
+    return Moved(moved_bytes, 0, blocks * BLOCK_BYTES)
 
 
 def _missing_slots(

@@ -5,22 +5,26 @@ its blocks anew and writes a manifest without it. Readers still use what is good
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from opengallery.imagestore.blocks import BLOCK_BYTES
-from opengallery.imagestore.cache import FrameCache
-from opengallery.imagestore.errors import CorruptBlock, ImageStoreError
-from opengallery.imagestore.keys import DataKey
+from opengallery.imagestore.errors import (
+    CorruptBlock,
+    ImageNotFound,
+    ImageStoreError,
+    StoreUnavailable,
+)
+from opengallery.imagestore.fresh import Fresh
+from opengallery.imagestore.layout import FooterChecksums, neighbours, read_layout
 from opengallery.imagestore.manifest import HOLE, Manifest
-from opengallery.imagestore.objects import Objects
 from opengallery.imagestore.packs import open_frame, read_frames
-from opengallery.imagestore.reader import FooterChecksums, neighbours, read_layout
+from opengallery.imagestore.repack import copy_live
 from opengallery.imagestore.store import ImageStore
 from opengallery.imagestore.transfer import Moved, transfer
-
-FOOTER_CACHE_BYTES = 64 << 20
+from opengallery.imagestore.usage import survey
 
 
 @dataclass
@@ -34,14 +38,6 @@ class VerifyReport:
     def is_good(self) -> bool:
         """Whether every block can be read."""
         return not self.bad
-
-
-@dataclass
-class _Uncached:
-    name: str
-    key: DataKey
-    objects: Objects
-    cache: FrameCache
 
 
 def verify(
@@ -72,37 +68,41 @@ def verify_segment(
 ) -> VerifyReport:
     """Verify one segment of 256 MiB; `report` goes on with an earlier one."""
     report = report if report is not None else VerifyReport()
-    try:
-        manifest = store.manifest(image_id)
-    except CorruptBlock as error:
-        report.bad.append(error)
-        return report
-    # What the store's cache holds was good once; the question is what the store gives now.
-    home = _Uncached(store.name, store.key, store.objects, FrameCache(FOOTER_CACHE_BYTES))
-    footers = FooterChecksums(home, manifest)
-    try:
-        layout = read_layout(home, manifest, segment, footers)
-    except CorruptBlock as error:
-        _note(store, report, error)
-        _check_packs(store, manifest, footers, report)
-        return report
-    for pack in np.unique(layout.pack[layout.pack != HOLE]).tolist():
-        entries = layout.entry[layout.pack == pack]
-        _check_frames(
-            store, footers, pack, np.unique(footers.footer(pack).frames_of(entries)).tolist(), report
-        )
+    checked_bytes = report.checked_bytes
+
+    def count(size_bytes: int) -> None:
+        report.checked_bytes += size_bytes
         if progress is not None:
             progress(report)
-    report.checked_bytes += int(np.count_nonzero(layout.pack != HOLE)) * BLOCK_BYTES
+
+    while True:
+        bad: list[CorruptBlock] = []
+        report.checked_bytes = checked_bytes
+        try:
+            manifest = store.manifest(image_id)
+        except CorruptBlock as error:
+            report.bad.append(error)
+            return report
+        _check_segment(store, manifest, segment, bad, count)
+        if not bad or _is_current(store, manifest):
+            break
+        # A repack or repair wrote another manifest meanwhile: what was not found may be gone rightly.
+    for found in bad:
+        if found.pack:
+            store.quarantine(found.pack, found.reason)
+    report.bad += bad
     return report
 
 
 def repair(store: ImageStore, image_id: str, siblings: Iterable[ImageStore]) -> Moved:
     """Bring the blocks of quarantined packs from the first sibling that can, and write a new manifest.
 
-    Raises the last sibling's error when none can.
+    What can still be read of these packs is copied here; only the rest moves. Raises the last
+    sibling's error when none can.
     """
     failure: ImageStoreError | None = None
+    with suppress(CorruptBlock, ImageNotFound, StoreUnavailable):
+        salvage(store, image_id)
     for sibling in siblings:
         try:
             return transfer(sibling, store, image_id)
@@ -111,39 +111,66 @@ def repair(store: ImageStore, image_id: str, siblings: Iterable[ImageStore]) -> 
     raise failure or ValueError("repair needs a sibling")
 
 
+def salvage(store: ImageStore, image_id: str) -> int:
+    """Copy what an image needs of quarantined packs, and can be read, into new packs. Returns bytes written."""
+    manifest = store.manifest(image_id)
+    damaged = store.quarantined_packs() & set(manifest.packs)
+    needed = {pack.pack_id: pack.is_live for pack in survey(store, [manifest], damaged) if pack.is_live.any()}
+    return copy_live(store, needed) if needed else 0
+
+
+def _check_segment(
+    store: ImageStore, manifest: Manifest, segment: int, bad: list[CorruptBlock], count: Callable[[int], None]
+) -> None:
+    """Add to `bad` what is damaged in one segment; `count` the bytes of blocks as they are checked."""
+    # What the store's cache holds was good once; the question is what the store gives now.
+    home = Fresh(store)
+    footers = FooterChecksums(home, manifest)
+    try:
+        layout = read_layout(home, manifest, segment, footers)
+    except CorruptBlock as error:
+        bad.append(error)
+        _check_packs(home, manifest, footers, bad)
+        return
+    for pack in np.unique(layout.pack[layout.pack != HOLE]).tolist():
+        entries = layout.entry[layout.pack == pack]
+        frames = np.unique(footers.footer(pack).frames_of(entries)).tolist()
+        _check_frames(home, footers, pack, frames, bad)
+        count(len(entries) * BLOCK_BYTES)
+
+
+def _is_current(store: ImageStore, manifest: Manifest) -> bool:
+    try:
+        return store.manifest(manifest.image_id).checksum == manifest.checksum
+    except CorruptBlock:
+        return True
+
+
 def _check_frames(
-    store: ImageStore, footers: FooterChecksums, pack: int, frames: list[int], report: VerifyReport
+    home: Fresh, footers: FooterChecksums, pack: int, frames: list[int], bad: list[CorruptBlock]
 ) -> None:
     footer = footers.footer(pack)
     for _, group in neighbours([(pack, frame) for frame in frames], footers):
         try:
-            sealed_frames = read_frames(store, footer, group[0], group[-1])
+            sealed_frames = read_frames(home, footer, group[0], group[-1])
         except CorruptBlock as error:
-            _note(store, report, error)
+            bad.append(error)
             continue
         for frame in group:
             try:
-                open_frame(store, footer, frame, sealed_frames[frame - group[0]])
+                open_frame(home, footer, frame, sealed_frames[frame - group[0]])
             except CorruptBlock as error:
-                _note(store, report, error)
+                bad.append(error)
 
 
-def _check_packs(
-    store: ImageStore, manifest: Manifest, footers: FooterChecksums, report: VerifyReport
-) -> None:
+def _check_packs(home: Fresh, manifest: Manifest, footers: FooterChecksums, bad: list[CorruptBlock]) -> None:
     """Check every pack as a whole, where a segment cannot tell its frames: one repair brings them all."""
-    noted = {error.pack for error in report.bad}
+    noted = {error.pack for error in bad}
     for number, pack_id in enumerate(manifest.packs):
         if pack_id not in noted:
             try:
                 frame_count = len(footers.footer(number).offsets) - 1
             except CorruptBlock as error:
-                _note(store, report, error)
+                bad.append(error)
             else:
-                _check_frames(store, footers, number, list(range(frame_count)), report)
-
-
-def _note(store: ImageStore, report: VerifyReport, error: CorruptBlock) -> None:
-    report.bad.append(error)
-    if error.pack:
-        store.quarantine(error.pack, error.reason)
+                _check_frames(home, footers, number, list(range(frame_count)), bad)

@@ -2,9 +2,10 @@
 
 import json
 import os
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ import pytest
 from opengallery.imagestore import (
     BLOCK_BYTES,
     CollectRunning,
-    CorruptBlock,
     ImageStore,
+    UnreadableManifests,
     collect,
     finish_transfer,
+    repair,
+    transfer,
     transfer_segment,
     verify,
 )
+from opengallery.imagestore.lease import LEASES, Lease
 
 from .image_sources import PiecesSource, blocks, image
 
@@ -139,41 +143,105 @@ def test_a_transfer_whose_packs_were_collected_brings_them_again(
     assert verify(target, image_id).is_good
 
 
-def test_a_manifest_that_cannot_be_read_stops_everything(directory_store: ImageStore, tmp_path: Path) -> None:
-    directory_store.put(image(blocks(40, 1)))
-    dropped = directory_store.put(image(blocks(40, 2))).image_id
-    directory_store.delete(dropped)
-    manifest = next(tmp_path.rglob("manifests/*/*"))
+def test_a_manifest_that_cannot_be_read_stops_deletes_and_is_named(
+    make_store: Callable[..., ImageStore], directory_store: ImageStore, tmp_path: Path
+) -> None:
+    kept = directory_store.put(image(blocks(40, 1))).image_id
+    transfer(directory_store, make_store("west-02"), kept)
+    directory_store.delete(directory_store.put(image(blocks(40, 2))).image_id)
+    manifest = next((tmp_path / "west-01").rglob("manifests/*/*"))
     content = bytearray(manifest.read_bytes())
     content[-1] ^= 1
     manifest.write_bytes(content)
-    with pytest.raises(CorruptBlock):
+    with pytest.raises(UnreadableManifests, match=f"{kept}. Repair it") as raised:
         collect(directory_store, 0, wait=True)
+    assert raised.value.images == [kept]
     assert directory_store.stats().packs == 2
+    # It does as it is told.
+    repair(directory_store, kept, [make_store("west-02")])
+    collect(directory_store, 0, wait=True)
+    assert directory_store.stats().packs == 1
+    assert verify(directory_store, kept).is_good
 
 
-def test_one_collector_at_a_time_until_its_lease_ends(directory_store: ImageStore) -> None:
-    def lease(until_s: float) -> None:
-        content = json.dumps({"owner": "another", "until_s": until_s}).encode()
-        directory_store.objects.put("collect/lease", content, replace=True)
+def test_one_collector_at_a_time_until_its_lease_ends(store: ImageStore) -> None:
+    with Lease(store):
+        with pytest.raises(CollectRunning, match="Try again in"):
+            collect(store, 0)
+    collect(store, 0)
+    assert list(store.objects.list(LEASES)) == []
 
-    lease(time.time() + 100)
+
+def test_the_lease_of_a_collector_that_was_killed_is_taken_over(store: ImageStore) -> None:
+    content = json.dumps({"until_s": time.time() - 1}).encode()
+    store.objects.put(LEASES + "dead", content)
+    store.objects.put(LEASES + "damaged", b"\0" * 20)
     with pytest.raises(CollectRunning):
-        collect(directory_store, 0)
-    lease(time.time() - 1)
-    collect(directory_store, 0)
-    collect(directory_store, 0)
+        collect(store, 0)
+    store.objects.delete(LEASES + "damaged")
+    collect(store, 0)
+    assert list(store.objects.list(LEASES)) == []
 
 
-def test_a_collector_that_lost_its_lease_deletes_no_more(
-    directory_store: ImageStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory_store.delete(directory_store.put(image(blocks(80, 1))).image_id)
+def test_a_collector_that_lost_its_lease_notices(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opengallery.imagestore.lease.LEASE_S", 0.0)
+    paused = Lease(store)
+    paused.hold()
+    with Lease(store) as other:
+        with pytest.raises(CollectRunning, match="took over"):
+            paused.hold()
+        other.hold()
+
+
+def test_of_collectors_that_come_at_once_at_most_one_works(store: ImageStore) -> None:
+    working = 0
+    most = 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal working, most
+        for _ in range(10):
+            with suppress(CollectRunning), Lease(store):
+                with lock:
+                    working += 1
+                    most = max(most, working)
+                time.sleep(0.001)
+                with lock:
+                    working -= 1
+
+    racers = [threading.Thread(target=work) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert most == 1
+    with Lease(store):
+        pass
+
+
+def test_a_doomed_pack_that_an_image_needs_is_emptied_first(directory_store: ImageStore) -> None:
+    # Its writer was killed after the manifest and before the look at what is doomed.
+    content = blocks(60, 1)
+    image_id = directory_store.put(image(content)).image_id
+    packs = directory_store.manifest(image_id).packs
+    directory_store.objects.put("collect/doomed/x", json.dumps({"packs": packs[:1]}).encode())
+    assert collect(directory_store, 0).rewritten_images == 1
+    assert verify(directory_store, image_id).is_good
+    assert collect(directory_store, 0).deleted_packs == 1
+    assert list(directory_store.objects.list("collect/")) == []
+    assert verify(directory_store, image_id).is_good
+    assert directory_store.open(image_id).read(0, len(content)) == content
+
+
+def test_records_that_are_damaged_are_dropped(directory_store: ImageStore) -> None:
+    image_id = directory_store.put(image(blocks(40, 1))).image_id
+    for number, content in enumerate((b"", b"{", b"[]", b'{"packs": [1]}', b'{"packs": ["../x"]}')):
+        directory_store.objects.put(f"collect/marks/{number}", content)
+        directory_store.objects.put(f"collect/doomed/{number}", content)
+    directory_store.put(image(blocks(40, 2)))
     collect(directory_store, 0)
-    monkeypatch.setattr(sys.modules["opengallery.imagestore.collect"], "LEASE_S", 0.0)
-    with pytest.raises(CollectRunning, match="took over"):
-        collect(directory_store, 0)
-    assert directory_store.stats().packs == 2
+    assert list(directory_store.objects.list("collect/")) == []
+    assert verify(directory_store, image_id).is_good
 
 
 def test_files_of_dead_writers_are_swept(directory_store: ImageStore, tmp_path: Path) -> None:

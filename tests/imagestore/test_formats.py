@@ -1,4 +1,4 @@
-"""Image files: raw and fixed VHD are opened; everything else is refused with what to do."""
+"""Image files: raw and fixed VHD are opened; what is damaged or not read is refused with what to do."""
 
 import os
 import shutil
@@ -73,9 +73,9 @@ def test_holes_of_a_file_are_not_read(disk: Path) -> None:
         (lambda disk: disk[MIB // 2 :], "footer says 1048576 bytes but 524288"),
         (lambda disk: disk[:-512] + vhd_footer(2 * MIB), "footer says 2097152 bytes but 1048576"),
         (lambda disk: bytes(MIB) + disk, "footer says 1048576 bytes but 2097152"),
-        (lambda disk: disk[:-512] + vhd_footer(MIB, kind=3), "dynamic type"),
-        (lambda disk: disk[:-512] + vhd_footer(MIB, kind=4), "differencing type"),
-        (lambda disk: disk[:-512] + vhd_footer(MIB, kind=7), "unknown type"),
+        (lambda disk: disk[:-512] + vhd_footer(MIB, kind=3), "ends as a VHD of dynamic type"),
+        (lambda disk: disk[:-512] + vhd_footer(MIB, kind=4), "ends as a VHD of differencing type"),
+        (lambda disk: disk[:-512] + vhd_footer(MIB, kind=7), "ends as a VHD of unknown type"),
         (lambda disk: disk[:-512] + vhd_footer(MIB, checksum_off_by=1), "does not match its checksum"),
         (lambda disk: disk[-512:], "footer says 1048576 bytes but 0"),
         (lambda disk: vhd_footer(0), "its size is 0"),
@@ -96,10 +96,10 @@ def test_a_file_named_vhd_without_a_footer_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "match"),
     [
-        (b"QFI\xfb\0\0\0\3", "qcow2.*qemu-img convert -O raw"),
-        (b"KDMV\1\0\0\0", "VMDK"),
+        (b"QFI\xfb\0\0\0\3", "qcow2 file is damaged"),
+        (b"KDMV\1\0\0\0", "No descriptor found|damaged"),
         (b"# Disk DescriptorFile\nversion=1\n", "VMDK"),
-        (b"vhdxfile", "VHDX"),
+        (b"vhdxfile", "VHDX file is damaged"),
         (b"QED\0", "QED"),
         (b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe", "VDI"),
         (b"\x1f\x8b\x08\0", "gzip"),
@@ -144,10 +144,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(disk: Path) -> None:
     [
         ("raw", "", True),
         ("vpc", "subformat=fixed,force_size", True),
-        ("vpc", "subformat=dynamic", False),
-        ("qcow2", "", False),
-        ("vmdk", "", False),
-        ("vhdx", "", False),
+        ("vpc", "subformat=dynamic", True),
+        ("qcow2", "", True),
+        ("vmdk", "", True),
+        ("vhdx", "", True),
         ("vdi", "", False),
         ("qed", "", False),
     ],
@@ -159,7 +159,8 @@ def test_what_qemu_writes_is_told_apart(tmp_path: Path, target: str, options: st
     subprocess.run([*command, *(["-o", options] if options else []), raw, converted], check=True)
     if is_good:
         with open_image(converted) as source:
-            assert source.read(0, source.size_bytes) == raw.read_bytes()
+            # A VHD without force_size is rounded up to whole cylinders.
+            assert source.read(0, source.size_bytes) == raw.read_bytes().ljust(source.size_bytes, b"\0")
     else:
         with pytest.raises(UnusableImage, match="Convert it first"):
             open_image(converted)

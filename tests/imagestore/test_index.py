@@ -98,3 +98,38 @@ def test_a_pack_added_while_the_store_was_listed_stays(tmp_path: Path) -> None:
     index.add("a" * 64, digests(10, 1))
     index.refresh(began, [], set(), lambda _: None)
     assert (index.lookup(digests(10, 1)) != NOT_HELD).all()
+
+
+def test_runs_are_merged_slice_by_slice_and_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opengallery.imagestore.index.SPILL_ENTRIES", 500)
+    monkeypatch.setattr("opengallery.imagestore.index.SMALLEST_ENTRIES", 500)
+    monkeypatch.setattr("opengallery.imagestore.index.SLICE_ENTRIES", 700)
+    index = Index(tmp_path)
+    known = {f"{seed:064x}": digests(300, seed) for seed in range(100)}
+    for pack_id, content in known.items():
+        index.add(pack_id, content)
+    index.forget([f"{3:064x}"])
+    index.flush()
+    assert len(list(tmp_path.glob("*.run"))) < 16
+    gone = f"{3:064x}"
+    again = Index(tmp_path)
+    again.refresh(again.begin_refresh(), known.keys() - {gone}, set(), lambda _: pytest.fail("read a footer"))
+    for searched in (index, again):
+        for pack_id, content in known.items():
+            places = searched.lookup(content)
+            if pack_id == gone:
+                assert (places == NOT_HELD).all()
+            else:
+                assert {searched.pack_id(place >> 32) for place in places.tolist()} == {pack_id}
+                assert (places & 0xFFFFFFFF).tolist() == list(range(300))
+        assert (searched.lookup(digests(2000, 999)) == NOT_HELD).all()
+
+
+def test_digests_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    same = np.repeat(digests(1, 1), 300, axis=0)
+    same[:, 8:10] = np.arange(300, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    index.add("a" * 64, same)
+    for _ in range(2):
+        assert (index.lookup(same) & 0xFFFFFFFF).tolist() == list(range(300))
+        index.flush()

@@ -54,7 +54,7 @@ def read_pack(root: Path, pack_id: str) -> list[tuple[bytes, bytes]]:
     for length, count in zip(lengths, counts, strict=True):
         frame = opened("frame", frames[offset : offset + length], b"opengallery frame 1")
         blocks = zstandard.ZstdDecompressor().decompress(frame)
-        assert 1 <= count <= 16
+        assert 1 <= count <= 32
         assert len(blocks) == 4096 * count
         for slot in range(count):
             digest = digests[32 * len(entries) : 32 * len(entries) + 32]

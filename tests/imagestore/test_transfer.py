@@ -105,9 +105,9 @@ TRANSFER_SLOWLY = """
 import sys, time
 from pathlib import Path
 from opengallery.imagestore import DataKey, ImageStore, transfer
-import opengallery.imagestore.reader as reader
+import opengallery.imagestore.layout as layout
 import opengallery.imagestore.writing as writing
-writing.PACK_BLOCKS, reader.READ_AHEAD_BYTES = 64, 65536
+writing.PACK_BLOCKS, layout.READ_AHEAD_BYTES = 64, 65536
 folder, image_id = Path(sys.argv[1]), sys.argv[2]
 key = DataKey(bytes(range(32)))
 stores = [

@@ -1,0 +1,113 @@
+"""Layouts: where the blocks of a segment lie, checked against the image id, and which reads that takes."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opengallery.imagestore.blocks import BLOCK_BYTES, DIGEST_BYTES, Digests
+from opengallery.imagestore.errors import CorruptBlock
+from opengallery.imagestore.manifest import HOLE, Manifest, read_runs, segment_digest
+from opengallery.imagestore.packs import Footer, PackHome, read_footer
+
+READ_AHEAD_BYTES = 4 << 20
+MAX_GAP_BYTES = 32 << 10
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One segment: pack (index into the manifest's list, or `HOLE`), entry and digest of each block."""
+
+    pack: NDArray[np.int64]
+    entry: NDArray[np.int64]
+    digests: Digests
+
+
+@dataclass(frozen=True)
+class Extents:
+    """One segment as neighbours: extent i is the blocks starts[i] to starts[i+1] of the segment.
+
+    They lie one after the other in `frame` of `pack`, from `slot` on; pack `HOLE` is zeros.
+    """
+
+    starts: list[int]
+    pack: list[int]
+    frame: list[int]
+    slot: list[int]
+
+    def between(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the first and the last extent that bytes `start` to `stop` of the segment touch."""
+        first = bisect_right(self.starts, start // BLOCK_BYTES) - 1
+        return first, max(first, bisect_left(self.starts, -(-stop // BLOCK_BYTES), hi=len(self.pack)) - 1)
+
+    def frames(self, start: int, stop: int) -> set[tuple[int, int]]:
+        """Return the (pack, frame) that bytes `start` to `stop` of the segment need."""
+        first, last = self.between(start, stop)
+        chosen = slice(first, last + 1)
+        places = set(zip(self.pack[chosen], self.frame[chosen], strict=True))
+        return {place for place in places if place[0] != HOLE}
+
+
+class FooterChecksums:
+    """The footers that an image's segments were checked with: a later read must give the same ones."""
+
+    def __init__(self, home: PackHome, manifest: Manifest) -> None:
+        """Nothing is known yet."""
+        self._home = home
+        self._manifest = manifest
+        self._known: dict[int, bytes] = {}
+        self._lock = Lock()
+
+    def footer(self, pack: int) -> Footer:
+        """Return the footer of the manifest's pack number `pack`. Raises `CorruptBlock`."""
+        footer = read_footer(self._home, self._manifest.packs[pack], self._known.get(pack))
+        with self._lock:
+            known = self._known.setdefault(pack, footer.checksum)
+        if known != footer.checksum:
+            raise CorruptBlock(self._home.name, footer.pack_id, "", "its footer has changed")
+        return footer
+
+
+def read_layout(home: PackHome, manifest: Manifest, segment: int, footers: FooterChecksums) -> Layout:
+    """Return where a segment's blocks lie, checked against the segment's digest."""
+    pack, entry = read_runs(home.objects, home.name, home.key, manifest, segment)
+    digests = np.zeros((len(pack), DIGEST_BYTES), np.uint8)
+    for number in np.unique(pack).tolist():
+        if number == HOLE:
+            continue
+        footer = footers.footer(number)
+        blocks = np.flatnonzero(pack == number)
+        entries = entry[blocks]
+        if entries.max() >= len(footer.digests):
+            raise CorruptBlock(home.name, footer.pack_id, "", "the manifest names more blocks than it has")
+        digests[blocks] = footer.digests[entries]
+    section = manifest.sections.get(segment)
+    if section is not None and segment_digest(home.key, digests) != section.digest:
+        raise CorruptBlock(
+            home.name, "", section.digest.hex(), f"segment {segment} does not match its digest"
+        )
+    return Layout(pack, entry, digests)
+
+
+def neighbours(places: list[tuple[int, int]], footers: FooterChecksums) -> Iterator[tuple[int, list[int]]]:
+    """Group sorted (pack, frame) so that each group is worth one read: (pack, its wanted frames)."""
+    group: list[int] = []
+    current = HOLE
+    offsets = np.zeros(0, np.int64)
+    for pack, frame in places:
+        if pack == current and (
+            offsets[frame] - offsets[group[-1] + 1] <= MAX_GAP_BYTES
+            and offsets[frame + 1] - offsets[group[0]] <= READ_AHEAD_BYTES
+        ):
+            group.append(frame)
+            continue
+        if group:
+            yield current, group
+        if pack != current:
+            current, offsets = pack, footers.footer(pack).offsets
+        group = [frame]
+    if group:
+        yield current, group

@@ -1,0 +1,76 @@
+"""Runs: sorted, immutable parts of the index; searched in bulk, merged slice by slice."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opengallery.imagestore.blocks import Digests
+
+
+@dataclass(frozen=True)
+class Run:
+    """Sorted entries of whole packs: pack i has the index's number `numbers[i]` and the ranks from
+    `starts[i]` to `starts[i + 1]`."""
+
+    head: NDArray[np.uint64]
+    more: NDArray[np.uint32]
+    rank: NDArray[np.uint32]
+    numbers: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    fences: NDArray[np.uint32] | None = None
+    file: Path | None = None
+
+    def search(self, heads: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the first position of each head, or where it would stand."""
+        if self.fences is None:
+            return np.searchsorted(self.head, heads)
+        bits = np.uint64(64 - (len(self.fences) - 1).bit_length() + 1)
+        fence = (heads >> bits).astype(np.int64)
+        low = self.fences[fence].astype(np.int64)
+        high = self.fences[fence + 1].astype(np.int64)
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            middle = (low + high) >> 1
+            # Where low meets high there is nothing left to compare with.
+            is_less = (low < high) & (self.head[np.minimum(middle, len(self.head) - 1)] < heads)
+            low = np.where(is_less, middle + 1, low)
+            high = np.where(is_less, high, middle)
+        return low
+
+    def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the index's pack number and the entry of what stands at `positions`."""
+        ranks = self.rank[positions].astype(np.int64)
+        own = np.searchsorted(self.starts, ranks, side="right") - 1
+        own = np.minimum(own, len(self.numbers) - 1)
+        return self.numbers[own], ranks - self.starts[own]
+
+
+def words_of(digests: Digests) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """Return the first 8 bytes of each digest, and the next 4, as numbers."""
+    digests = np.ascontiguousarray(digests)
+    return digests.view("<u8").reshape(-1, 4)[:, 0].copy(), digests.view("<u4").reshape(-1, 8)[:, 2].copy()
+
+
+def merged_slices(
+    runs: list[Run], bases: list[NDArray[np.int64]], slices: int
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32]]]:
+    """Yield head, more and rank of the entries that stay, in order, in about equal slices."""
+    cuts = np.array([(number << 64) // slices for number in range(1, slices)], np.uint64)
+    bounds = [[0, *np.searchsorted(run.head, cuts).tolist(), len(run.head)] for run in runs]
+    for number in range(slices):
+        heads, mores, ranks = [], [], []
+        for run, base, bound in zip(runs, bases, bounds, strict=True):
+            part = slice(bound[number], bound[number + 1])
+            rank = run.rank[part].astype(np.int64)
+            own = np.searchsorted(run.starts, rank, side="right") - 1
+            own = np.minimum(own, len(base) - 1)
+            rank += base[own] - run.starts[own]
+            is_kept = base[own] >= 0
+            heads.append(run.head[part][is_kept])
+            mores.append(run.more[part][is_kept])
+            ranks.append(rank[is_kept].astype(np.uint32))
+        head = np.concatenate(heads)
+        order = np.argsort(head, kind="stable")
+        yield head[order], np.concatenate(mores)[order], np.concatenate(ranks)[order]
