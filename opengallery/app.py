@@ -42,10 +42,11 @@ from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
 from opengallery.providers.compute import machines, replicas
 from opengallery.providers.compute.console_logs import ConsoleLogEndpoint
+from opengallery.providers.compute.disk_downloads import DownloadEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
 from opengallery.regions import REGIONS
 from opengallery.replica_server.supervisor import ReplicaServers
-from opengallery.replication import placement, workflows
+from opengallery.replication import placement, upkeep, workflows
 from opengallery.replication.stores import Stores
 from opengallery.settings import Settings, SettingsError, load_settings
 
@@ -126,6 +127,7 @@ def build_application(services: Services) -> Starlette:
         routes=[
             *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker()),
             *PageBlobEndpoint(services).routes(),
+            *DownloadEndpoint(services).routes(),
             *ConsoleLogEndpoint(services).routes(),
             Route("/{path:path}", arm.answer, methods=["GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"]),
         ],
@@ -157,6 +159,12 @@ def start_work(services: Services) -> None:
     operations.resume(services)
     for watch in (replicas.watch, machines.watch):
         threading.Thread(target=watch, args=(services,), name=watch.__module__, daemon=True).start()
+    threading.Thread(
+        target=upkeep.run,
+        args=(services.stores, services.settings.images, services.closing, replicas.repair),
+        name="upkeep",
+        daemon=True,
+    ).start()
 
 
 def _reading_regions(services: Services) -> list[str]:

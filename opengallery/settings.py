@@ -31,10 +31,12 @@ class RegionSettings(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ImageSettings(msgspec.Struct, forbid_unknown_fields=True):
-    """Limits on what comes in, and the URLs that the server may fetch images from."""
+    """Limits on what comes in, the URLs that the server may fetch images from, and the care of what is kept."""
 
     max_size_bytes: int = 4 * 1024**4
     fetch_allow: list[str] = []
+    upkeep_hours: int = 24
+    scrub_mib_per_s: int = 8
 
 
 class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,5 +1,7 @@
 """A disk image in a file, as an upload needs it: its size as a disk, and the pages that hold data."""
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +49,7 @@ class DiskFile:
         self.path = path
         self.size_bytes = max(-(-self._source.size_bytes // MIB) * MIB, DISK_MIN_BYTES)
         # Changes when the file does.
-        self.fingerprint = f"{status.st_size}-{status.st_mtime_ns}"
+        self.fingerprint = _fingerprint(status)
 
     def __enter__(self) -> "DiskFile":
         return self
@@ -57,12 +59,39 @@ class DiskFile:
     ) -> None:
         self._source.close()
 
+    def check_sha256(self, wanted: str) -> None:
+        """Raise `CommandFailed` unless the file, as it lies there, has this SHA-256 (hexadecimal)."""
+        digest = hashlib.sha256()
+        try:
+            with self.path.open("rb") as file:
+                while piece := file.read(PUT_MAX_BYTES):
+                    digest.update(piece)
+        except OSError as error:
+            raise CommandFailed(f"Can't read {self.path}: {error.strerror}.") from error
+        if digest.hexdigest() != wanted.lower():
+            raise CommandFailed(
+                f"The SHA-256 of {self.path} is {digest.hexdigest()}, not {wanted.lower()}. Download it again; "
+                "nothing was uploaded."
+            )
+
+    def check_unchanged(self) -> None:
+        """Raise `CommandFailed` when the file is not any more what it was when it was opened."""
+        try:
+            is_same = self.fingerprint == _fingerprint(self.path.stat())
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise CommandFailed(f"{self.path} was changed while it was read. Import it again.")
+
     def extents(self) -> list[tuple[int, int]]:
         """Offset and length of what may hold data, offsets at multiples of 4 KiB; the rest are holes."""
         extents = []
-        for start, length in self._source.extents():
-            begin = start - start % BLOCK_BYTES
-            extents.append((begin, start + length - begin))
+        try:
+            for start, length in self._source.extents():
+                begin = start - start % BLOCK_BYTES
+                extents.append((begin, start + length - begin))
+        except UnusableImage as error:
+            raise CommandFailed(f"{self.path}: {error}") from error
         return extents
 
     def pieces(self, extent: tuple[int, int]) -> Iterator[tuple[int, list[Piece]]]:
@@ -86,9 +115,13 @@ def _no_image(path: Path, reason: str) -> str:
     if UPLOAD_AGAIN not in reason:
         return f"{path}: {reason}"
     return (
-        f"{path} is no disk image (raw images are whole sectors of 512 bytes, "
-        f"other images a fixed VHD): {reason.replace(UPLOAD_AGAIN, '')}"
+        f"{path} is no disk image (raw images are whole sectors of 512 bytes, other images "
+        f"VHD, VHDX, qcow2 or VMDK): {reason.replace(UPLOAD_AGAIN, '')}"
     )
+
+
+def _fingerprint(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def nonzero_parts(data: bytes) -> list[tuple[int, bytes]]:

@@ -1,5 +1,6 @@
 """`gallery image`: managed images, from which versions are published."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,23 +92,31 @@ def create(
 @verb(
     app,
     "import",
-    ["gallery image import disk.raw -g myRG -n myImage --os-type Linux --hyper-v-generation V2"],
+    [
+        "gallery image import disk.raw -g myRG -n myImage --os-type Linux --hyper-v-generation V2",
+        "gallery image import cloud.qcow2 -g myRG -n myImage --os-type Linux --sha256 HEX",
+    ],
     columns=COLUMNS,
 )
 def import_file(
     arm: "ArmClient",
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Raw image or fixed VHD.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Raw, VHD, VHDX, qcow2 or VMDK image.")],
     resource_group: Group,
     name: Name,
     os_type: OsTypeOption,
     hyper_v_generation: Generation = None,
     storage_sku: StorageSku = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", metavar="HEX", help="Send nothing unless this is the file's.")
+    ] = None,
     location: Location = None,
     tags: Tags = None,
 ) -> Any:
     """Make a managed image of a file here. After a break, the same command goes on where it stopped."""
     from opengallery.cli.image_import import import_image
 
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise Misuse("--sha256 has to be 64 hexadecimal digits.")
     location = location or arm.location(resource_group)
     body = {
         "location": location,
@@ -119,7 +128,7 @@ def import_file(
     }
     image = resource_id(arm.subscription, resource_group, IMAGES, name)
     disk = resource_id(arm.subscription, resource_group, DISKS, name)
-    return import_image(arm, file, image, disk, location, body)
+    return import_image(arm, file, image, disk, location, body, sha256)
 
 
 def _storage_profile(os_type: str, sku: str | None, source: dict[str, Any]) -> dict[str, Any]:

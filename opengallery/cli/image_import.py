@@ -17,7 +17,7 @@ from opengallery.cli.disk_file import DiskFile, Piece
 from opengallery.cli.failure import CommandFailed
 from opengallery.cli.page_blob import PageBlob, holds
 from opengallery.cli.progress import Board, Row, format_bytes, format_left, note
-from opengallery.cli.vhd import FOOTER_BYTES, fixed_footer
+from opengallery.imagestore.vhd import FOOTER_BYTES, fixed_footer
 
 if TYPE_CHECKING:
     from opengallery.cli.client import ArmClient
@@ -30,14 +30,23 @@ RATE_OVER_S = 5.0
 
 
 def import_image(
-    arm: "ArmClient", path: Path, image: ResourceId, disk: ResourceId, location: str, body: dict[str, Any]
+    arm: "ArmClient",
+    path: Path,
+    image: ResourceId,
+    disk: ResourceId,
+    location: str,
+    body: dict[str, Any],
+    sha256: str | None = None,
 ) -> Any:
     """Upload `path` to `disk`, make `image` of it (`body` is the image's, without source), delete `disk`.
 
-    Raises `CommandFailed` that says how to go on.
+    With `sha256`, nothing is sent unless that is the file's. Raises `CommandFailed` that says how to go on.
     """
     with DiskFile(path) as file:
         name = file.path.name
+        if sha256 is not None:
+            with arm.waiting.on(f"{name}: comparing its SHA-256", insistent=True):
+                file.check_sha256(sha256)
         with arm.waiting.on(f"{name}: starting", insistent=True):
             found = arm.find(disk)
         tag = (found.get("tags") or {}).get(TAG) if found else None
@@ -141,6 +150,7 @@ def _upload(arm: "ArmClient", disk: ResourceId, file: DiskFile, *, resumes: bool
         )
     with Board(quiet=arm.quiet) as board:
         _send(blob, file, there, _Meter(file, board))
+    file.check_unchanged()
     return blob
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -248,6 +249,28 @@ def update(
         change(body, sets, adds, removes)
         results.append(_put_and_watch(arm, version, body, no_wait))
     return one_or_all(results)
+
+
+@verb(app, "export", [f"gallery sig image-version export {EXAMPLE} --file disk.qcow2 --format qcow2"])
+def export(
+    arm: "ArmClient",
+    resource_group: Group,
+    gallery_name: Gallery,
+    gallery_image_definition: Definition,
+    gallery_image_version: Version,
+    file: Annotated[Path, typer.Option("--file", metavar="OUT", help="The file to write, not there yet.")],
+    file_format: Annotated[
+        Literal["raw", "vhd", "qcow2"],
+        typer.Option("--format", case_sensitive=False, help="What to write; VHD is fixed."),
+    ] = "raw",
+) -> Any:
+    """Write a version's disk to a file here, and verify it."""
+    from opengallery.cli.version_export import disk_name, export_version
+
+    names = (gallery_name, gallery_image_definition, gallery_image_version)
+    version = resource_id(arm.subscription, resource_group, VERSIONS, *names)
+    disk = resource_id(arm.subscription, resource_group, "Microsoft.Compute/disks", disk_name())
+    return export_version(arm, version, disk, file, file_format)
 
 
 @verb(app, "delete", [f"gallery sig image-version delete {EXAMPLE}"])

@@ -1,8 +1,10 @@
-"""Writing a disk's pages to its upload URL: the part of Azure's page blob protocol that this needs.
+"""A disk's pages at its upload or download URL: the part of Azure's page blob protocol that this needs.
 
-Source: Put Page, Get Page Ranges (Azure Blob Storage REST API, version 2021-12-02).
+Source: Put Page, Get Blob, Get Page Ranges (Azure Blob Storage REST API, version 2021-12-02).
 """
 
+import base64
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,26 @@ class PageBlob:
             if failure.status in (400, 403, 416):
                 return False
             raise
+
+    def size_bytes(self) -> int:
+        """The size of the blob."""
+        response = self._arm.send_signed("HEAD", self._url, headers=VERSION)
+        return int(response.headers["Content-Length"])
+
+    def get(self, offset: int, length: int) -> bytes:
+        """Read 4 MiB at most, compared with the MD5 that comes along. Raises `CommandFailed`."""
+        headers = {
+            **VERSION,
+            "Range": f"bytes={offset}-{offset + length - 1}",
+            "x-ms-range-get-content-md5": "true",
+        }
+        response = self._arm.send_signed("GET", self._url, headers=headers)
+        digest = hashlib.md5(response.content, usedforsecurity=False).digest()
+        if len(response.content) != length or base64.b64encode(digest).decode() != response.headers.get(
+            "Content-MD5"
+        ):
+            raise CommandFailed(f"What came from byte {offset} is not what was sent. Try again.")
+        return response.content
 
     def ranges(self) -> list[tuple[int, int]]:
         """Start and end (exclusive) of what was written already, ascending; [] if the server can't say."""

@@ -36,7 +36,9 @@ STATS_COLUMNS = {
     "Images": "images",
     "ImageBytes": "imageBytes",
     "DataBytes": "dataBytes",
+    "UniqueBytes": "uniqueBytes",
     "StoredBytes": "storedBytes",
+    "DeadBytes": "deadBytes",
     "QuarantinedPacks": "quarantinedPacks",
 }
 
@@ -52,15 +54,24 @@ app = new_app("The stores of a data folder: verify, collect, stats.")
 
 
 @verb(app, "verify", ["gallery store verify --data ~/gallery --region westeurope"], columns=VERIFY_COLUMNS)
-def verify(data: Data, region: RegionName = None, config: Config = None) -> Any:
+def verify(
+    data: Data,
+    region: RegionName = None,
+    config: Config = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Bring what is damaged again from another store.")
+    ] = False,
+) -> Any:
     """Read every image back and check every block. Exit code 1 when something is damaged.
 
-    What is damaged is quarantined: no new image relies on it, and a transfer brings it anew.
+    What is damaged is quarantined: no new image relies on it, and `--repair` brings it again from a store
+    that has the same image, in whatever region.
     """
     from opengallery.imagestore import ImageStoreError
     from opengallery.imagestore import verify as verify_image
 
     results = []
+    everywhere = list(_stores(data, None, config)) if repair else []
     with Board() as board:
         for place, store in _stores(data, region, config):
             for image_id in store.images():
@@ -87,6 +98,8 @@ def verify(data: Data, region: RegionName = None, config: Config = None) -> Any:
                 except ImageStoreError as error:
                     entry["bad"] = [str(error)]
                 entry["state"] = "Damaged" if entry["bad"] else "Good"
+                if repair and entry["bad"]:
+                    entry["state"] = _repair(store, image_id, place["tenant"], everywhere, entry["bad"])
                 results.append(entry)
     damaged = sum(entry["state"] == "Damaged" for entry in results)
     if damaged:
@@ -94,6 +107,34 @@ def verify(data: Data, region: RegionName = None, config: Config = None) -> Any:
             f"{damaged} of {len(results)} images are damaged: see `bad` of each.", result=results
         )
     return results
+
+
+def _repair(
+    store: "ImageStore",
+    image_id: str,
+    tenant: str,
+    everywhere: list[tuple[dict[str, str], "ImageStore"]],
+    bad: list[str],
+) -> str:
+    """Bring an image again; return its state, and add to `bad` why it could not be."""
+    from opengallery.imagestore import ImageStoreError
+    from opengallery.imagestore import repair as repair_image
+    from opengallery.imagestore import verify as verify_image
+
+    siblings = [
+        other
+        for place, other in everywhere
+        if place["tenant"] == tenant and other.name != store.name and other.has(image_id)
+    ]
+    if not siblings:
+        bad.append("No other store has this image. Publish it again from its source.")
+        return "Damaged"
+    try:
+        repair_image(store, image_id, siblings)
+        return "Repaired" if verify_image(store, image_id).is_good else "Damaged"
+    except ImageStoreError as error:
+        bad.append(str(error))
+        return "Damaged"
 
 
 @verb(app, "collect", ["gallery store collect --data ~/gallery"], columns=COLLECT_COLUMNS)
@@ -113,44 +154,68 @@ def collect(
     from opengallery.imagestore import collect as collect_packs
 
     results = []
+    failures = []
     for place, store in _stores(data, region, config):
         try:
             report = collect_packs(store, grace_s=grace_hours * 3600)
         except ImageStoreError as error:
-            raise CommandFailed(str(error), target=store.name) from error
+            failures.append(CommandFailed(str(error), target=store.name))
+            continue
         results.append(
             {
                 **place,
                 "markedPacks": report.marked_packs,
                 "markedBytes": report.marked_bytes,
                 "deletedPacks": report.deleted_packs,
+                "repackedPacks": report.repacked_packs,
+                "keptBytes": report.kept_bytes,
                 "freedBytes": report.freed_bytes + report.swept_bytes,
             }
         )
+    if failures:
+        message = f"{len(failures)} of {len(failures) + len(results)} stores could not be collected."
+        raise CommandFailed(message, details=failures, result=results)
     return results
 
 
 @verb(app, "stats", ["gallery store stats --data ~/gallery -o table"], columns=STATS_COLUMNS)
 def stats(data: Data, region: RegionName = None, config: Config = None) -> Any:
-    """Count what the stores hold: `dataBytes` is without holes, `storedBytes` what lies there."""
-    from opengallery.imagestore import ImageStoreError
+    """Count what the stores hold, store by store and image by image.
+
+    Logical is the size of the images, data is without holes, unique is without what is held twice, stored
+    is what lies there (with metadata), dead the part of it that collect can free.
+    """
+    from opengallery.imagestore import ImageStoreError, usage
 
     results = []
     for place, store in _stores(data, region, config):
         try:
-            held = store.stats()
-            images = [store.stat(image_id) for image_id in store.images()]
+            held, used = store.stats(), usage(store)
         except ImageStoreError as error:
             raise CommandFailed(str(error), target=store.name) from error
         results.append(
             {
                 **place,
                 "images": held.images,
-                "imageBytes": sum(image.size_bytes for image in images),
-                "dataBytes": sum(image.data_bytes for image in images),
-                "storedBytes": held.pack_bytes + held.manifest_bytes,
+                "imageBytes": used.logical_bytes,
+                "dataBytes": used.data_bytes,
+                "uniqueBytes": used.unique_bytes,
+                "storedBytes": used.stored_bytes,
+                "deadBytes": used.dead_bytes,
                 "packs": held.packs,
                 "quarantinedPacks": held.quarantined_packs,
+                "perImage": [
+                    {
+                        "image": image.image_id,
+                        "imageBytes": image.size_bytes,
+                        "dataBytes": image.data_bytes,
+                        "storedBytes": image.stored_bytes,
+                        "ratio": round(image.ratio, 2),
+                        "deletingFreesBytes": image.freed_bytes,
+                    }
+                    for image in used.images
+                ],
+                "unreadableImages": used.unreadable,
             }
         )
     return results
@@ -178,12 +243,8 @@ def _stores(
             if not wanted:
                 raise CommandFailed(f"There is no region '{region}'.")
         stores = Stores(settings, Database(settings.database))
-        for tenant in stores.keys.tenants():
-            for region_name in wanted:
-                for name in stores.names(region_name):
-                    path = stores.place(name).path
-                    if path is None or (Path(path) / "tenants" / tenant).is_dir():
-                        place = {"region": region_name, "store": name, "tenant": tenant}
-                        yield place, stores.open(name, tenant)
+        for region_name, name, tenant in stores.parts(wanted):
+            place = {"region": region_name, "store": name, "tenant": tenant}
+            yield place, stores.open(name, tenant)
     except (SettingsError, MasterKeyError, ImageStoreError) as error:
         raise CommandFailed(str(error)) from error

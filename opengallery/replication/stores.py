@@ -6,9 +6,12 @@ demand, `DIR/stores/<region>/<region>-01` up to `-100`, Azure's limit of replica
 
 import re
 import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from opengallery.database import Database
 from opengallery.imagestore import FrameCache, ImageStore
+from opengallery.regions import REGIONS
 from opengallery.replication.keys import TenantKeys
 from opengallery.replication.places import open_store
 from opengallery.settings import Settings, SettingsError, StoreSettings
@@ -103,6 +106,19 @@ class Stores:
             if store.name == name:
                 return store
         return StoreSettings(name=name, path=str(self.data / "stores" / region / name))
+
+    def parts(self, regions: Iterable[str] | None = None) -> Iterator[tuple[str, str, str]]:
+        """Yield (region, store, tenant) of every tenant's part of every store that is there; makes nothing.
+
+        `regions`: only these.
+        """
+        wanted = list(dict.fromkeys([*self._named, *REGIONS]) if regions is None else regions)
+        for tenant_id in self.keys.tenants():
+            for region in wanted:
+                for name in self.names(region):
+                    path = self.place(name).path
+                    if path is None or (Path(path) / "tenants" / tenant_id).is_dir():
+                        yield region, name, tenant_id
 
     def open(self, name: str, tenant_id: str) -> ImageStore:
         """The images of one tenant in one store. Raises `UnknownStore`, `SettingsError`."""

@@ -39,6 +39,7 @@ __all__ = [
 
 ATTEMPTS = 2
 POLL_INTERVAL_S = 0.2
+REPAIRING = "a bad block was found; it is being repaired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def fill_region(owner: str, tenant_id: str, image_id: str, stores: list[str]) ->
 
 @DBOS.workflow(name="replication.repair", max_recovery_attempts=None)
 def repair(store: str, tenant_id: str, image_id: str) -> str:
-    """Verify a complete replica in which a read found a bad block, and bring again what is bad.
+    """Verify a complete replica in which a bad block was found, and bring again what is bad.
 
     No machine is told to read it meanwhile. Returns what went wrong; empty when it is good again.
     """
@@ -243,7 +244,7 @@ def _adopt(owner: str, source_owner: str, region: str | None) -> Ingested:
 def _suspend(store: str, tenant_id: str, image_id: str) -> list[str]:
     columns = replicas_table.c
     these = (columns.store == store) & (columns.tenant_id == tenant_id) & (columns.image_id == image_id)
-    details = "a read found a bad block; it is being repaired"
+    details = REPAIRING
     with runtime().database.write() as connection:
         connection.execute(
             update(replicas_table)

@@ -44,6 +44,10 @@ def test_stats_count_each_store(gallery: Gallery, data: Path) -> None:
     for entry in entries:
         assert (entry["images"], entry["imageBytes"]) == (1, 3 << 20)
         assert 0 < entry["storedBytes"] < entry["imageBytes"]
+        assert entry["uniqueBytes"] == 250 * 4096  # the 251 bytes, but not zero
+        (image,) = entry["perImage"]
+        assert 0 < image["deletingFreesBytes"] <= entry["storedBytes"]
+        assert image["ratio"] > 1
 
 
 def test_verify_finds_the_damaged_store_and_ends_with_1(gallery: Gallery, data: Path) -> None:
@@ -58,6 +62,36 @@ def test_verify_finds_the_damaged_store_and_ends_with_1(gallery: Gallery, data: 
         "eastus-01": "Good",
     }
     assert "1 of 2 images are damaged" in outcome.err
+
+
+def test_verify_repairs_from_another_region(gallery: Gallery, data: Path) -> None:
+    damage(data / "stores" / "westus" / "westus-01")
+    outcome = gallery("store", "verify", "--data", str(data), "--repair")
+    assert outcome.code == 0
+    assert {entry["store"]: entry["state"] for entry in outcome.json} == {
+        "westus-01": "Repaired",
+        "eastus-01": "Good",
+    }
+    assert gallery("store", "verify", "--data", str(data)).code == 0
+
+
+def test_what_is_damaged_everywhere_stays_damaged(gallery: Gallery, data: Path) -> None:
+    damage(data / "stores" / "westus" / "westus-01")
+    damage(data / "stores" / "eastus" / "eastus-01")
+    outcome = gallery("store", "verify", "--data", str(data), "--repair")
+    assert (outcome.code, {entry["state"] for entry in outcome.json}) == (1, {"Damaged"})
+
+
+def test_collect_goes_on_with_the_other_stores_and_names_the_image(gallery: Gallery, data: Path) -> None:
+    (manifest,) = (data / "stores" / "westus" / "westus-01").glob("tenants/tenant/manifests/*/*")
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    outcome = gallery("store", "collect", "--data", str(data))
+    assert outcome.code == 1
+    assert [entry["store"] for entry in outcome.json] == ["eastus-01"]
+    assert manifest.name in outcome.err
+    assert "Repair it from another replica" in outcome.err
+    assert gallery("store", "verify", "--data", str(data), "--repair").code == 0
+    assert gallery("store", "collect", "--data", str(data)).code == 0
 
 
 def test_a_region_is_looked_at_alone_by_either_of_its_names(gallery: Gallery, data: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from opengallery.arm.operations import operations
-from opengallery.cli.vhd import fixed_footer
+from opengallery.imagestore.vhd import fixed_footer
 from opengallery.replication import progress
 
 from .conftest import MAX_IMAGE_BYTES, Api

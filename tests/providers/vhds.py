@@ -2,7 +2,7 @@
 
 import random
 
-from opengallery.cli.vhd import fixed_footer
+from opengallery.imagestore.vhd import fixed_footer
 
 MIB = 1024**2
 SIZE_MIB = 20

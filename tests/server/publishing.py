@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from opengallery.cli.vhd import fixed_footer
+from opengallery.imagestore.vhd import fixed_footer
 
 from .serving import Gallery
 

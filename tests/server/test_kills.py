@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from opengallery.cli.vhd import fixed_footer
 from opengallery.database import Database
 from opengallery.imagestore import ImageStore, verify
+from opengallery.imagestore.vhd import fixed_footer
 from opengallery.replication.progress import replicas_table
 from opengallery.replication.stores import Stores
 from opengallery.settings import Settings

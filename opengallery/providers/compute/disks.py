@@ -26,8 +26,10 @@ from opengallery.arm.services import Services
 from opengallery.arm.validation import converted
 from opengallery.database import now
 from opengallery.imagestore import UnusableImage
-from opengallery.imagestore.formats import open_image
+from opengallery.imagestore.formats import open_fixed_vhd
 from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS
+from opengallery.providers.compute.checksums import check_file, wanted_sha256
+from opengallery.providers.compute.disk_downloads import download_url
 from opengallery.providers.compute.page_blobs import new_key, sas_url, settled
 from opengallery.providers.compute.replicas import complete
 from opengallery.replication import workflows
@@ -35,7 +37,12 @@ from opengallery.replication import workflows
 MIB = 1024**2
 FOOTER_BYTES = 512
 UPLOAD_MIN_BYTES = 20 * MIB + FOOTER_BYTES
-READY_TO_UPLOAD, ACTIVE_UPLOAD, UNATTACHED = "ReadyToUpload", "ActiveUpload", "Unattached"
+READY_TO_UPLOAD, ACTIVE_UPLOAD, UNATTACHED, ACTIVE_SAS = (
+    "ReadyToUpload",
+    "ActiveUpload",
+    "Unattached",
+    "ActiveSAS",
+)
 
 
 class ImageDiskReference(Properties):
@@ -90,6 +97,7 @@ def source_of(disk: Resource) -> str | None:
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
+    wanted_sha256(new.tags)
     if old is not None:
         return
     data = new.properties["creationData"]
@@ -103,10 +111,13 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         source = call.linked(
             text, where, "Microsoft.Compute/disks", "Microsoft.Compute/galleries/images/versions"
         )
-        if not complete(call.connection, source.key, new.location):
+        held = complete(call.connection, source.key, new.location)
+        if not held:
             raise invalid_parameter(
                 where, f"'{source.id.name}' has no image in '{new.location}'. Choose its region."
             )
+        new.properties["diskSizeBytes"] = held[0].total_bytes
+        new.properties.setdefault("diskSizeGB", max(1, -(-held[0].total_bytes // 1024**3)))
         return
     size = data.get("uploadSizeBytes")
     limit = call.services.settings.images.max_size_bytes + FOOTER_BYTES
@@ -167,12 +178,15 @@ def _lay_out(work: Work) -> bool:
 def _check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
     access = converted(body, Access, "body")
     if access.access == "Read":
-        raise ArmError(
-            "OperationNotAllowed",
-            "This server gives write access to disks that wait for an upload, and no read access. Ask for Write.",
-            target="access",
-            status=409,
-        )
+        if is_waiting(disk) or not complete(call.connection, disk.key, disk.location):
+            raise ArmError(
+                "OperationNotAllowed",
+                f"The disk '{disk.id.name}' has no bytes to read yet. Upload them with access Write, and end "
+                "the upload by 'az disk revoke-access'.",
+                target="access",
+                status=409,
+            )
+        return
     if not is_waiting(disk):
         raise ArmError(
             "OperationNotAllowed",
@@ -190,15 +204,19 @@ def _grant_once(work: Work) -> dict[str, str]:
     disk = work.resource()
     access = converted(work.operation.input, Access, "body")
     key, until = new_key(), now() + timedelta(seconds=access.duration_in_seconds)
-    work.change_private(uploadKey=key)
     base = work.operation.base_url
+    if access.access == "Read":
+        download_id = str(uuid.uuid4())
+        work.change_private(downloadId=download_id, downloadKey=key, downloadGranted=now().isoformat())
+        return {"accessSAS": download_url(base, download_id, key, until)}
+    work.change_private(uploadKey=key)
     return {"accessSAS": sas_url(base, disk.private["uploadId"], key, until)}
 
 
 def check_upload(services: Services, disk: Resource) -> None:
     """Raise 400 unless what was uploaded is a fixed VHD of the size it says. Reads its footer only."""
     try:
-        open_image(staged_file(services, disk), services.settings.images.max_size_bytes).close()
+        open_fixed_vhd(staged_file(services, disk), services.settings.images.max_size_bytes).close()
     except UnusableImage as error:
         reason = str(error)
         if "no VHD footer" in reason:
@@ -266,6 +284,11 @@ def _revoke(work: Work) -> None:
     """End the URL in any case; take the upload in when it is a whole one, which `_check_end` reserved."""
     work.step("end access", _end_access, work)
     take_in(work, work.key)
+    work.step("end downloads", _end_downloads, work)
+
+
+def _end_downloads(work: Work) -> None:
+    work.change_private(downloadId=None, downloadKey=None, downloadGranted=None)
 
 
 def _end_access(work: Work) -> None:
@@ -314,6 +337,9 @@ def _close_upload(work: Work, key: str) -> tuple[str, str] | None:
         resources.change_private(connection, key, uploadKey=None)
     path = staged_file(work.services, disk)
     settled(path)
+    # Nobody can write any more: what is checked now is what is taken in.
+    check_upload(work.services, disk)
+    check_file(path, disk.tags)
     return str(path), disk.location or ""
 
 
@@ -343,7 +369,7 @@ def _delete_upload(work: Work) -> None:
 
 
 def _view(_call: Call, disk: Resource) -> dict[str, Any]:
-    state = UNATTACHED
+    state = ACTIVE_SAS if "downloadKey" in disk.private else UNATTACHED
     if is_waiting(disk):
         state = ACTIVE_UPLOAD if "uploadKey" in disk.private else READY_TO_UPLOAD
     return {"diskState": state}

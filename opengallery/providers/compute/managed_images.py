@@ -3,7 +3,9 @@
 Source: Images REST API, api-version 2024-07-01.
 """
 
+from pathlib import PurePosixPath
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from opengallery.arm.call import Call, parse_linked
 from opengallery.arm.errors import ArmError, invalid_parameter
@@ -11,7 +13,9 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import FAILED, SUCCEEDED, Resource
 from opengallery.imagestore import UnusableImage
+from opengallery.imagestore.formats import CLAIMS
 from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, disks
+from opengallery.providers.compute.checksums import check_file, wanted_sha256
 from opengallery.providers.compute.fetching import check_url, fetch
 from opengallery.providers.compute.replicas import complete
 from opengallery.replication import workflows
@@ -52,6 +56,7 @@ class ImageProperties(Properties):
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
+    wanted_sha256(new.tags)
     if old is not None and old.state != FAILED:
         return
     properties = new.properties
@@ -117,14 +122,25 @@ def _has_image(work: Work) -> bool:
 
 
 def _fetch(work: Work, url: str) -> None:
-    path = work.services.settings.data / "uploads" / work.operation.id
+    path = work.services.settings.data / "uploads" / f"{work.operation.id}{_claim(url)}"
     work.step("fetch", fetch, work.services.settings, url, path, work.is_canceled)
+    try:
+        work.step("check sha256", check_file, path, work.resource().tags)
+    except ArmError:
+        work.step("delete the wrong file", path.unlink, True)
+        raise
     try:
         workflows.ingest(work.key, work.principal.tenant_id, str(path), work.resource().location or "")
     except (UnusableImage, workflows.ReplicaFailed, workflows.ReplicationStopped) as failure:
         work.step("delete the unusable file", path.unlink, True)
         raise disks.ingest_refused(failure, _BLOB) from failure
     work.step("delete the fetched file", path.unlink, True)
+
+
+def _claim(url: str) -> str:
+    """The format that the URL's name claims, as a suffix; the content has to be of it."""
+    suffix = PurePosixPath(unquote(urlsplit(url).path)).suffix.lower()
+    return suffix if suffix in CLAIMS else ""
 
 
 def _remove(work: Work) -> None:

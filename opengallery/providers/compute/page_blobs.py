@@ -46,6 +46,14 @@ class BlobError(Exception):
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
 
+    def answer(self) -> Response:
+        """The XML that tells it."""
+        content = (
+            f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{self.code}</Code><Message>{self.message}'
+        )
+        headers = {"x-ms-error-code": self.code}
+        return Response(f"{content}</Message></Error>", self.status, headers, "application/xml")
+
 
 def new_key() -> str:
     """A key that signs the URLs of one grant."""
@@ -60,12 +68,13 @@ def sas_url(base_url: str, upload_id: str, key: str, until: datetime) -> str:
         "sr": "b",
         "sp": "rw",
         "se": end,
-        "sig": _signature(key, upload_id, "rw", end),
+        "sig": signature(key, upload_id, "rw", end),
     }
     return f"{base_url}/uploads/{upload_id}/disk.vhd?{urlencode(query)}"
 
 
-def _signature(key: str, upload_id: str, rights: str, end: str) -> str:
+def signature(key: str, upload_id: str, rights: str, end: str) -> str:
+    """What signs a URL: bound to one upload (or download), its rights and its end."""
     text = "\n".join((upload_id, rights, end)).encode()
     return base64.b64encode(hmac.new(bytes.fromhex(key), text, hashlib.sha256).digest()).decode()
 
@@ -92,13 +101,7 @@ class PageBlobEndpoint:
             body = await _read_body(request)
             return await to_thread.run_sync(self._answer, request, body)
         except BlobError as error:
-            content = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{error.code}</Code><Message>{error.message}'
-            return Response(
-                f"{content}</Message></Error>",
-                error.status,
-                {"x-ms-error-code": error.code},
-                "application/xml",
-            )
+            return error.answer()
 
     def _answer(self, request: Request, body: bytes) -> Response:
         path = self._authorized(request)
@@ -132,7 +135,7 @@ class PageBlobEndpoint:
         """The upload's file, if the signature allows it. Raises 403 for every other case alike."""
         upload_id = request.path_params["upload_id"]
         query = request.query_params
-        end, rights, signature = query.get("se", ""), query.get("sp", ""), query.get("sig", "")
+        end, rights, given = query.get("se", ""), query.get("sp", ""), query.get("sig", "")
         refusal = BlobError(
             403,
             "AuthenticationFailed",
@@ -140,7 +143,7 @@ class PageBlobEndpoint:
         )
         key = self._key(upload_id)
         if key is None or not hmac.compare_digest(
-            _signature(key, upload_id, rights, end).encode(), signature.encode()
+            signature(key, upload_id, rights, end).encode(), given.encode()
         ):
             raise refusal
         if datetime.strptime(end, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) <= now():
@@ -163,7 +166,7 @@ def _put_page(request: Request, descriptor: int, body: bytes, headers: dict[str,
             409, "BlobAlreadyExists", "The blob is there already. Write pages into it (comp=page)."
         )
     size = os.fstat(descriptor).st_size
-    first, last = _range(request, size)
+    first, last = requested_range(request, size)
     if first % PAGE_BYTES or (last + 1) % PAGE_BYTES or not first <= last < size:
         raise BlobError(
             416, "InvalidPageRange", f"Pages are {PAGE_BYTES} bytes, and the blob has {size}. Mend the range."
@@ -204,7 +207,7 @@ def _clear(descriptor: int, first: int, length: int) -> None:
 def _get(request: Request, descriptor: int, headers: dict[str, str]) -> Response:
     size = os.fstat(descriptor).st_size
     wanted = request.headers.get("x-ms-range") or request.headers.get("range")
-    first, last = _range(request, size) if wanted else (0, size - 1)
+    first, last = requested_range(request, size) if wanted else (0, size - 1)
     last = min(last, size - 1)
     if first > last:
         raise BlobError(416, "InvalidRange", f"The blob has {size} bytes. Mend the range.")
@@ -221,7 +224,7 @@ def _page_list(request: Request, descriptor: int, headers: dict[str, str]) -> Re
     size = os.fstat(descriptor).st_size
     first, last = (0, size - 1)
     if request.headers.get("x-ms-range") or request.headers.get("range"):
-        first, last = _range(request, size)
+        first, last = requested_range(request, size)
     ranges = "".join(
         f"<PageRange><Start>{start}</Start><End>{end - 1}</End></PageRange>"
         for start, end in _data_ranges(descriptor, first, min(last + 1, size))
@@ -242,7 +245,7 @@ def _data_ranges(descriptor: int, start: int, end: int) -> Iterator[tuple[int, i
         yield data, start
 
 
-def _range(request: Request, size: int) -> tuple[int, int]:
+def requested_range(request: Request, size: int) -> tuple[int, int]:
     """First and last byte of the request's range. Raises 416 when it can't be read."""
     text = request.headers.get("x-ms-range") or request.headers.get("range") or ""
     found = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{1,18})?", text)

@@ -29,7 +29,12 @@ def record_reads(services: Services) -> None:
     """Add what the replica servers sent to the replicas' counts; repair those in which a read met a bad block."""
     for store, tenant_id, image_id in services.replica_servers.record(services.database):
         log.warning("replica is repaired", store=store, image=image_id)
-        DBOS.start_workflow(workflows.repair, store, tenant_id, image_id)
+        repair(store, tenant_id, image_id)
+
+
+def repair(store: str, tenant_id: str, image_id: str) -> None:
+    """Start to bring again what is bad in a replica; `list_replicas` shows it as `Repairing` until then."""
+    DBOS.start_workflow(workflows.repair, store, tenant_id, image_id)
 
 
 def watch(services: Services) -> None:
@@ -51,7 +56,8 @@ def list_replicas(call: Call, version: Resource, _body: dict[str, Any]) -> dict[
                 {
                     "region": replica.region,
                     "store": replica.store,
-                    "state": replica.state,
+                    "state": _state(replica),
+                    "details": replica.details,
                     "bytes": replica.total_bytes,
                     "storedBytes": replica.stored_bytes,
                     "vms": machines.get(replica.store, 0),
@@ -60,3 +66,9 @@ def list_replicas(call: Call, version: Resource, _body: dict[str, Any]) -> dict[
                 for replica in progress.replicas(connection, version.key)
             ]
         }
+
+
+def _state(replica: progress.Replica) -> str:
+    """A replica that was complete and is on its way to be so again shows that it has a past."""
+    is_mending = replica.state in ("Pending", "Replicating") and replica.details == workflows.REPAIRING
+    return "Repairing" if is_mending else replica.state
