@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself: see scripts/setup.sh.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test acceptance bench demo images lock clean use-setup check-setup develop-setup accept-setup bench-setup
+.PHONY: help setup check format test acceptance bench demo images lock clean use-setup check-setup develop-setup accept-setup bench-setup soak soak-setup
 
 # Odd shells: these would change what the environment's Python does or finds.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -10,7 +10,7 @@ export PYTHON
 PY := .venv/bin/python
 SOURCES := opengallery tests scripts $(wildcard bench)
 BOOT_IMAGE := .cache/boot.raw
-BENCH_IMAGES := deb12-v1 deb12-v1-rebuild
+BENCH_IMAGES := deb12-v1 deb12-v1-rebuild deb12-v2
 # make test TESTS=tests/arm ARGS="-k paging" runs a part of them.
 TESTS ?= tests
 
@@ -33,6 +33,9 @@ format: check-setup  ## Format the code and mend what ruff can mend
 
 test: develop-setup $(BOOT_IMAGE)  ## Run the tests
 	$(PY) -m pytest $(TESTS) --ignore=tests/acceptance $(ARGS)
+
+soak: soak-setup  ## Break the image store for an hour: kills, damage, power cuts, real S3 and Azure servers
+	SOAK=1 $(PY) -m pytest tests/imagestore --timeout 7200 -rs $(ARGS)
 
 acceptance: accept-setup $(BOOT_IMAGE)  ## Run the announcement with the real az and check every answer
 	$(PY) -m pytest tests/acceptance -v $(ARGS)
@@ -70,3 +73,4 @@ check-setup: ; @scripts/setup.sh check
 develop-setup: ; @scripts/setup.sh develop
 accept-setup: ; @scripts/setup.sh accept
 bench-setup: ; @scripts/setup.sh bench
+soak-setup: ; @scripts/setup.sh soak
