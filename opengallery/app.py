@@ -29,8 +29,9 @@ from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.services import Services
 from opengallery.database import Database
-from opengallery.hypervisors.machine import HypervisorError
+from opengallery.hypervisors.machine import Hypervisor, HypervisorError
 from opengallery.hypervisors.qemu import Qemu
+from opengallery.hypervisors.replay import Replay
 from opengallery.identity.certificate import CertificateFiles, ensure_certificate
 from opengallery.identity.client_secrets import SecretChecker
 from opengallery.identity.environment import record_endpoint
@@ -108,7 +109,16 @@ def build_services(settings: Settings) -> Services:
     database = Database(settings.database)
     database.migrate()
     stores = Stores(settings, database)
-    return Services(settings, database, stores, ReplicaServers(settings, stores), Qemu(settings))
+    servers = ReplicaServers(settings, stores)
+    return Services(settings, database, stores, servers, _hypervisor(settings, stores))
+
+
+def _hypervisor(settings: Settings, stores: Stores) -> Hypervisor:
+    if settings.machines.hypervisor == "replay":
+        return Replay(
+            settings, lambda store, tenant_id, image_id: stores.open(store, tenant_id).open(image_id)
+        )
+    return Qemu(settings)
 
 
 def build_application(services: Services) -> Starlette:

@@ -40,8 +40,10 @@ class ImageSettings(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
-    """What a machine may use of this host, whatever its VM size says."""
+    """What runs machines, and what one may use of this host, whatever its VM size says."""
 
+    hypervisor: Literal["qemu", "replay"] = "qemu"
+    replay_trace: str | None = None
     memory_mib_max: int = 256
     vcpus_max: int = 1
     starts_at_once: int = 2
