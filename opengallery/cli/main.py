@@ -31,6 +31,7 @@ NOUNS = {
     "vm": Noun("vm", "Virtual machines."),
     "vmss": Noun("vmss", "Scale sets."),
     "replica": Noun("replica", "The replicas of an image version."),
+    "plan": Noun("plan", "How many replicas a boot storm needs."),
     "key": Noun("key", "The master key of a data folder: rotate."),
     "store": Noun("store", "The stores of a data folder: verify, collect, stats."),
 }
