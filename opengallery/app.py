@@ -41,7 +41,7 @@ from opengallery.identity.http import identity_routes
 from opengallery.identity.keys import SigningKeys
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
-from opengallery.providers.compute import machines, replicas
+from opengallery.providers.compute import machines, network_changes, replicas
 from opengallery.providers.compute.console_logs import ConsoleLogEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
@@ -167,7 +167,7 @@ def start_work(services: Services) -> None:
     services.hypervisor.adopt()
     services.replica_servers.start(_reading_regions(services))
     operations.resume(services)
-    for watch in (replicas.watch, machines.watch):
+    for watch in (replicas.watch, machines.watch, network_changes.watch):
         threading.Thread(target=watch, args=(services,), name=watch.__module__, daemon=True).start()
     threading.Thread(
         target=upkeep.run,

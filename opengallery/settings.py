@@ -47,6 +47,7 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
     memory_mib_max: int = 256
     vcpus_max: int = 1
     starts_at_once: int = 2
+    ssh_wait_s: int = 90
     user: str = "nobody"
     accelerator: Literal["auto", "tcg"] = "auto"
 

@@ -33,11 +33,24 @@ def view(call: Call, declared: ResourceType, resource: Resource) -> dict[str, An
     body = resource.view()
     for name in declared.embedded:
         body["properties"][name] = [
-            _embedded(resource, name, item) for item in resource.properties.get(name, [])
+            view_embedded(resource, name, item) for item in resource.properties.get(name, [])
         ]
     if declared.view is not None:
         body["properties"].update(declared.view(call, resource))
     return body
+
+
+def view_embedded(resource: Resource, name: str, item: dict[str, Any]) -> dict[str, Any]:
+    """An element of the resource's list `name` as ARM answers it: a resource of its own."""
+    child = resource.id.child(name, str(item.get("name")))
+    properties = {**item.get("properties", {}), "provisioningState": resource.state}
+    return {
+        **item,
+        "id": str(child),
+        "type": child.type,
+        "etag": f'"{resource.etag}"',
+        "properties": properties,
+    }
 
 
 def get(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
@@ -49,23 +62,6 @@ def get(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
     if found is None:
         raise resource_not_found(resource_id)
     return Answer(200, view(call, declared, found))
-
-
-def get_embedded(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
-    """GET of an element of a parent's list, such as a subnet of a virtual network."""
-    call.authorize(f"{resource_id.type}/read", resource_id)
-    require_scope(call, resource_id)
-    parent = resource_id.parent
-    holder = call.get(parent) if parent else None
-    items = (
-        view(call, declared, holder)["properties"][_spelled(declared, resource_id.types[-1])]
-        if holder
-        else []
-    )
-    for item in items:
-        if item["name"].lower() == resource_id.name.lower():
-            return Answer(200, item)
-    raise resource_not_found(resource_id)
 
 
 def put(
@@ -322,22 +318,6 @@ def _names_etag(condition: str, old: Resource | None) -> bool:
     """Whether a list of etags, or `*`, means the resource as it stands. RFC 9110."""
     given = {part.strip() for part in condition.split(",")}
     return old is not None and ("*" in given or f'"{old.etag}"' in given)
-
-
-def _embedded(resource: Resource, name: str, item: dict[str, Any]) -> dict[str, Any]:
-    child = resource.id.child(name, str(item.get("name")))
-    properties = {**item.get("properties", {}), "provisioningState": resource.state}
-    return {
-        **item,
-        "id": str(child),
-        "type": child.type,
-        "etag": f'"{resource.etag}"',
-        "properties": properties,
-    }
-
-
-def _spelled(declared: ResourceType, kind: str) -> str:
-    return next(name for name in declared.embedded if name.lower() == kind.lower())
 
 
 def _merge_patch(stored: Any, changes: Any) -> Any:

@@ -14,7 +14,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from opengallery.arm import handling, listing, operations
+from opengallery.arm import embedded, handling, listing, operations
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, resource_group_not_found
 from opengallery.arm.handling import Answer
@@ -160,17 +160,22 @@ class ArmEndpoint:
         version: str | None,
     ) -> Answer:
         holder = _embedding(self._registry, resource_id.type)
-        if holder is not None and method == "GET" and self._registry.find(resource_id.type) is None:
+        match = {
+            name: request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers
+        }
+        if holder is not None and self._registry.find(resource_id.type) is None:
             check_api_version(holder, version, None)
-            return handling.get_embedded(call, holder, resource_id)
+            if method == "GET":
+                return embedded.get(call, holder, resource_id)
+            if method == "PUT":
+                return embedded.put(call, holder, resource_id, body, match)
+            if method == "DELETE":
+                return embedded.delete(call, holder, resource_id)
         declared = self._require(resource_id.type, version)
         check_api_version(
             declared, version, body.get("location") if isinstance(body.get("location"), str) else None
         )
         resource_id = resource_id.spelled_as(declared.type)
-        match = {
-            name: request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers
-        }
         if method == "GET":
             return handling.get(call, declared, resource_id)
         if method == "PUT":

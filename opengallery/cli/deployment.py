@@ -23,7 +23,8 @@ MACHINES = "Microsoft.Compute/virtualMachines"
 SCALE_SETS = "Microsoft.Compute/virtualMachineScaleSets"
 
 SCHEMA = "https://schema.management.azure.com/schemas/2015-01-01/deploymentTemplate.json#"
-NAT_PORTS = ("50000", "50119")
+FIRST_NAT_PORT = 50000
+NAT_PORTS_MIN = 120
 REMOTE_PORTS = {"SSH": "22", "RDP": "3389"}
 
 Resource = dict[str, Any]
@@ -244,8 +245,8 @@ def scale_set_resources(
             "frontendIPConfiguration": front_id,
             "backendAddressPool": pool_id,
             "backendPort": 3389 if rule == "RDP" else 22,
-            "frontendPortRangeStart": NAT_PORTS[0],
-            "frontendPortRangeEnd": NAT_PORTS[1],
+            "frontendPortRangeStart": str(FIRST_NAT_PORT),
+            "frontendPortRangeEnd": str(FIRST_NAT_PORT + max(NAT_PORTS_MIN, 2 * count) - 1),
             "protocol": "tcp",
             "idleTimeoutInMinutes": 5,
         },

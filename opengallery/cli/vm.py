@@ -42,15 +42,17 @@ COLUMNS = {
     "PowerState": "powerState",
     "PublicIps": "publicIps",
     "Fqdns": "fqdns",
+    "Ports": "ports",
     "Location": "location",
     "ProvisioningState": "provisioningState",
 }
 # What only --show-details gets.
-DETAILS = ("PowerState", "PublicIps", "Fqdns")
+DETAILS = ("PowerState", "PublicIps", "Fqdns", "Ports")
 CREATE_COLUMNS = {
     "ResourceGroup": "resourceGroup",
     "PowerState": "powerState",
     "PublicIpAddress": "publicIpAddress",
+    "Ports": "ports",
     "Fqdns": "fqdns",
     "PrivateIpAddress": "privateIpAddress",
     "MacAddress": "macAddress",
@@ -185,6 +187,7 @@ def create(
         "id": details["id"],
         "location": details["location"],
         "macAddress": details["macAddresses"],
+        "ports": details["ports"],
         "powerState": details["powerState"],
         "privateIpAddress": details["privateIps"],
         "publicIpAddress": details["publicIps"],
@@ -230,7 +233,7 @@ def list_machines(
     "get-instance-view",
     ["gallery vm get-instance-view -g myRG -n myVM"],
     columns={**COLUMNS, "PowerState": "instanceView.statuses[].displayStatus"},
-    details=("PublicIps", "Fqdns"),
+    details=("PublicIps", "Fqdns", "Ports"),
 )
 def get_instance_view(
     arm: "ArmClient", resource_group: GroupOrNone = None, name: NameOrNone = None, ids: Ids = None
@@ -315,7 +318,10 @@ def remote_rule(asked: str | None, os_type: str) -> str | None:
 
 
 def _details(arm: "ArmClient", machine: ResourceId) -> dict[str, Any]:
-    """A machine with `powerState`, `publicIps`, `privateIps`, `fqdns` and `macAddresses`, as az adds them."""
+    """A machine with what az adds: `powerState`, `publicIps`, `privateIps`, `fqdns`, `macAddresses`.
+
+    And with `ports`, which az doesn't know: where this server lets one in.
+    """
     shown: dict[str, Any] = flatten(arm.get(machine, INSTANCE_VIEW))
     view = shown.pop("instanceView", None) or {}
     public, private, fqdns, macs = [], [], [], []
@@ -335,6 +341,7 @@ def _details(arm: "ArmClient", machine: ResourceId) -> dict[str, Any]:
     ]
     shown["powerState"] = ",".join(states)
     for key, values in (
+        ("ports", [_port(port) for port in view.get("ports") or ()]),
         ("publicIps", public),
         ("fqdns", fqdns),
         ("privateIps", private),
@@ -342,3 +349,9 @@ def _details(arm: "ArmClient", machine: ResourceId) -> dict[str, Any]:
     ):
         shown[key] = ",".join(value for value in values if value)
     return shown
+
+
+def _port(port: dict[str, Any]) -> str:
+    """`127.64.0.1:22`, or `127.64.0.1:10022->22` where the guest's port is another one."""
+    where = f"{port['address']}:{port['port']}"
+    return where if port["port"] == port["guestPort"] else f"{where}->{port['guestPort']}"

@@ -1,6 +1,7 @@
 """Running machines: the hypervisors that start a VM from replicas of its image."""
 
 from opengallery.hypervisors.machine import (
+    Forward,
     Hypervisor,
     HypervisorError,
     MachineNotFound,
@@ -15,6 +16,7 @@ from opengallery.hypervisors.machine import (
 from opengallery.hypervisors.qemu import Qemu
 
 __all__ = [
+    "Forward",
     "Hypervisor",
     "HypervisorError",
     "MachineNotFound",

@@ -6,17 +6,19 @@ descriptor. A replica's cookie comes the same way: argument lists are public on 
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from opengallery.hypervisors.accelerator import Accelerator
-from opengallery.hypervisors.machine import Generation, GuestNetwork, HypervisorError, Port, ReplicaUrl
+from opengallery.hypervisors.machine import Generation, GuestNetwork, HypervisorError, ReplicaUrl
 
 # How long QEMU waits for a replica that is silent, at every read, before it turns to the next.
 REPLICA_TIMEOUT_S = 3
 # Code that TCG translated; by default it may grow to 1 GiB a machine.
 TRANSLATED_CODE_MIB = 64
+
+NETWORK = "net"
+"""The name of a machine's network in QEMU."""
 
 UEFI = (
     (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
@@ -126,17 +128,16 @@ def firmware_arguments(variables_file: Path, generation: Generation, files: Desc
     ]
 
 
-def network_arguments(ports: Sequence[Port], network: GuestNetwork | None) -> list[str]:
-    """Describe the network: nothing but the forwarded ports, neither this host nor the world.
+def network_arguments(network: GuestNetwork | None) -> list[str]:
+    """Describe the network: neither this host nor the world; ports are forwarded later.
 
     The guest gets its address by DHCP: that of `network`, or QEMU's 10.0.2.15.
     """
-    forwards = "".join(f",hostfwd=tcp:{port.host}:{port.host_port}-:{port.guest_port}" for port in ports)
     place = f",net={network.subnet},dhcpstart={network.address}" if network else ""
     mac = f",mac={network.mac_address.replace('-', ':')}" if network else ""
     return [
-        *("-netdev", f"user,id=net,ipv6=off,restrict=on{place}{forwards}"),
-        *("-device", f"virtio-net-pci,netdev=net,romfile={mac}"),
+        *("-netdev", f"user,id={NETWORK},ipv6=off,restrict=on{place}"),
+        *("-device", f"virtio-net-pci,netdev={NETWORK},romfile={mac}"),
     ]
 
 

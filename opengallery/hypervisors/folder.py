@@ -3,7 +3,7 @@
 machine.json   what it is made of; written last, so the machine exists when it does
 os.qcow2       its disk: what the guest wrote; everything else is read from the replicas
 seed.iso       its cloud-init seed          vars.fd     its UEFI variables (V2)
-run.json       its process, and the replicas that it reads, while it runs
+run.json       its process, the replicas that it reads and the ports that lead to it, while it runs
 qmp.sock       QEMU's control socket        console.log, qemu.log   what guest and QEMU said
 """
 
@@ -18,12 +18,12 @@ import msgspec
 
 from opengallery.hypervisors.arguments import uefi_firmware
 from opengallery.hypervisors.machine import (
+    Forward,
     Generation,
     GuestNetwork,
     HypervisorError,
     MachineNotFound,
     MachineSpec,
-    Port,
 )
 from opengallery.hypervisors.process import Process
 from opengallery.hypervisors.seed import seed_iso
@@ -38,7 +38,6 @@ class Parts(msgspec.Struct, frozen=True):
     generation: Generation
     vcpus: int
     memory_mib: int
-    ports: tuple[Port, ...]
     network: GuestNetwork | None = None
 
 
@@ -48,6 +47,7 @@ class Run(msgspec.Struct, frozen=True):
     children: dict[int, str] = {}  # index of a replica -> its name in the quorum
     next_index: int = 0
     next_child: int = 0
+    forwards: tuple[Forward, ...] = ()
     pid: int = 0
     start_ticks: int = 0
 
@@ -112,7 +112,7 @@ class MachineFolder:
         if spec.generation == "V2" and not self.variables.exists():
             _write(self.variables, uefi_firmware()[1].read_bytes())
         _write(self.seed, seed_iso(spec.seed, spec.machine_id))
-        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.ports, spec.network)
+        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.network)
         _write(self._parts, msgspec.json.encode(parts))
 
     def remove(self) -> None:

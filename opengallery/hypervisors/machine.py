@@ -60,15 +60,24 @@ class Seed:
 
 @dataclass(frozen=True)
 class Port:
-    """A TCP port of this host that leads to a port of the guest.
+    """A TCP port of this host that shall lead to a port of the guest."""
 
-    A server that runs as root gives its machines away to another user, so `host_port` must be
-    1024 or more.
-    """
-
-    host: str  # an address of this host, 127.0.0.1 for instance
+    host: str  # an address of this host, 127.64.0.1 for instance
     host_port: int
     guest_port: int
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port that leads into a running machine: at `taken`, where the wanted one could not be had."""
+
+    port: Port
+    taken: int
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another port was taken than the wanted one."""
+        return self.taken != self.port.host_port
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,6 @@ class MachineSpec:
     memory_mib: int
     disk_size_bytes: int
     seed: Seed
-    ports: tuple[Port, ...] = ()
     network: GuestNetwork | None = None
 
 
@@ -129,6 +137,16 @@ class Hypervisor(Protocol):
 
     def resume(self, machine_id: str) -> None:
         """Let a machine go on that was paused when no replica could serve it."""
+
+    def forward(self, machine_id: str, ports: Sequence[Port]) -> tuple[Forward, ...]:
+        """Let these ports, and no others, lead into a running machine; return those that do.
+
+        A port that another program holds, or that may not be bound, is replaced by another one of
+        its address. Open connections stay. Raises `HypervisorError` when the machine does not run.
+        """
+
+    def forwards(self, machine_id: str) -> tuple[Forward, ...]:
+        """Return the ports that lead into the machine now; none when it does not run."""
 
     def adopt(self) -> dict[str, State]:
         """Take back the machines of an earlier server; return every machine with its state."""

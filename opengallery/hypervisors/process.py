@@ -36,26 +36,34 @@ def spawn(
     """Start `arguments` as `user` (as oneself, unless one is root), with `fds` and nothing else.
 
     The process gets a low CPU priority, a clean environment, no core dumps and a session of its
-    own, and outlives this server. What it says goes to `log`.
+    own, and outlives this server. What it says goes to `log`. Of root's privileges it keeps that of
+    listening on ports below 1024, where its guest's ports are forwarded from.
     """
     account = _account(user)
     process = subprocess.Popen(
-        ["nice", "-n", str(NICENESS), *arguments],
+        ["nice", "-n", str(NICENESS), *(_as_user(account) if account else ()), *arguments],
         pass_fds=fds,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         cwd="/",
         env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
-        user=account.pw_uid if account else None,
-        group=account.pw_gid if account else None,
-        extra_groups=[] if account else None,
         umask=0o077,
         start_new_session=True,
     )
     with suppress(ProcessLookupError, PermissionError):
         resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
     return process
+
+
+def _as_user(account: pwd.struct_passwd) -> list[str]:
+    """Become another user by `setpriv`: a privilege that is kept has to be set after that, before `exec`."""
+    kept = "-all,+net_bind_service"
+    return [
+        "setpriv",
+        *(f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--no-new-privs"),
+        *(f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set={kept}"),
+    ]
 
 
 def _account(user: str) -> pwd.struct_passwd | None:

@@ -13,13 +13,17 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from opengallery.hypervisors import arguments, process
+import msgspec
+
+from opengallery.hypervisors import arguments, port_forwarding, process
 from opengallery.hypervisors.accelerator import choose_accelerator
 from opengallery.hypervisors.folder import MachineFolder, Parts, Run, marker
 from opengallery.hypervisors.machine import (
+    Forward,
     HypervisorError,
     MachineSpec,
     NoLiveReplica,
+    Port,
     ReplicaUrl,
     StartFailed,
     State,
@@ -49,7 +53,7 @@ class Qemu:
         self._closed = False
 
     def create(self, spec: MachineSpec) -> None:
-        """Make the machine's files. Creating it again renews seed, size and ports, and keeps the disk."""
+        """Make the machine's files. Creating it again renews seed and size, and keeps the disk."""
         with self._alone(spec.machine_id) as folder:
             folder.create(spec)
 
@@ -147,6 +151,28 @@ class Qemu:
             self._running(folder)
             self._command(folder, ("cont", {}))
 
+    def forward(self, machine_id: str, ports: Sequence[Port]) -> tuple[Forward, ...]:
+        """Let these ports, and no others, lead into a running machine; return those that do."""
+        with self._alone(machine_id) as folder:
+            run = self._running(folder)
+            try:
+                forwards = port_forwarding.change(
+                    lambda line: self._ask(folder, ("human-monitor-command", {"command-line": line}))[0],
+                    run.forwards,
+                    ports,
+                )
+            except (QmpUnavailable, QmpRefused) as error:
+                raise HypervisorError(f"Machine '{machine_id}' did not forward its ports: {error}") from error
+            if forwards != run.forwards:
+                folder.record(msgspec.structs.replace(run, forwards=forwards))
+            return forwards
+
+    def forwards(self, machine_id: str) -> tuple[Forward, ...]:
+        """Return the ports that lead into the machine now; none when it does not run."""
+        folder = self._folder(machine_id)
+        run = folder.run()
+        return run.forwards if run and self._process(folder) else ()
+
     def adopt(self) -> dict[str, State]:
         """Take back the machines of an earlier server; return every machine with its state.
 
@@ -213,7 +239,7 @@ class Qemu:
             *arguments.firmware_arguments(folder.variables, parts.generation, files),
             *arguments.processor_arguments(accelerator, vcpus, memory_mib),
             *arguments.disk_arguments(folder.overlay, live, files),
-            *arguments.network_arguments(parts.ports, parts.network),
+            *arguments.network_arguments(parts.network),
             *arguments.device_arguments(folder.seed, folder.console, listener.fileno(), files),
         ]
         name = ("-name", folder.marker)

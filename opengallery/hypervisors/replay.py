@@ -25,10 +25,12 @@ import structlog
 
 from opengallery.hypervisors.folder import MACHINE_ID
 from opengallery.hypervisors.machine import (
+    Forward,
     HypervisorError,
     MachineNotFound,
     MachineSpec,
     NoLiveReplica,
+    Port,
     ReplicaUrl,
     StartFailed,
     State,
@@ -196,6 +198,14 @@ class Replay:
         with self._alone(machine_id):
             self._on(machine_id)
             self._call(machine_id, lambda call: Resume(call, machine_id))
+
+    def forward(self, machine_id: str, ports: Sequence[Port]) -> tuple[Forward, ...]:
+        """Open none of these ports: there is no guest that could answer on them."""
+        return ()
+
+    def forwards(self, machine_id: str) -> tuple[Forward, ...]:
+        """Return no port."""
+        return ()
 
     def adopt(self) -> dict[str, State]:
         """Return every machine with its state: an earlier server's ended with it."""

@@ -59,10 +59,14 @@ def add_machine(arm: StandIn, name: str) -> None:
             "properties": {
                 "networkProfile": {"networkInterfaces": [{"id": nic}]},
                 "instanceView": {
+                    "ports": [
+                        {"address": "127.0.0.1", "port": 10022, "guestPort": 22},
+                        {"address": "127.0.0.1", "port": 80, "guestPort": 80},
+                    ],
                     "statuses": [
                         {"code": "ProvisioningState/succeeded", "displayStatus": "Provisioning succeeded"},
                         {"code": "PowerState/running", "displayStatus": "VM running"},
-                    ]
+                    ],
                 },
             },
         },
@@ -88,6 +92,7 @@ def test_vm_create_sends_azs_deployment_and_shows_azs_result(
         "id": f"{COMPUTE}/virtualMachines/rg-vm",
         "location": "westcentralus",
         "macAddress": "00-0D-3A",
+        "ports": "127.0.0.1:10022->22,127.0.0.1:80",
         "powerState": "VM running",
         "privateIpAddress": "10.0.0.4",
         "publicIpAddress": "127.0.0.1",

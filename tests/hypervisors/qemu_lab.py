@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from opengallery.hypervisors import MachineSpec, Port, Qemu, ReplicaUrl, Seed
+from opengallery.hypervisors import MachineSpec, Qemu, ReplicaUrl, Seed
 from opengallery.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -99,9 +99,9 @@ def free_port() -> int:
         return port
 
 
-def spec(machine_id: str, *ports: Port, generation: str = "V1", key: str = "") -> MachineSpec:
+def spec(machine_id: str, generation: str = "V1", key: str = "") -> MachineSpec:
     seed = Seed(hostname=f"host-{machine_id}", username="azureuser", ssh_keys=(key,) if key else ())
-    return MachineSpec(machine_id, generation, 1, 256, 64 * 1024**2, seed, ports)  # type: ignore[arg-type]
+    return MachineSpec(machine_id, generation, 1, 256, 64 * 1024**2, seed)  # type: ignore[arg-type]
 
 
 @dataclass

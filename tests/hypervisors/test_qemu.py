@@ -1,5 +1,6 @@
 """Machines in QEMU: they boot over replicas that fail, keep their disk, and stay in their place."""
 
+import dataclasses
 import os
 import pwd
 import socket
@@ -25,6 +26,7 @@ from opengallery.hypervisors import (
     process,
 )
 from opengallery.hypervisors.folder import MachineFolder
+from opengallery.hypervisors.machine import GuestNetwork
 
 from .qemu_lab import (
     REPOSITORY,
@@ -38,6 +40,8 @@ from .qemu_lab import (
     wait_until_ready,
 )
 
+NET_BIND_SERVICE = 1 << 10
+
 
 @dataclass
 class Guest:
@@ -47,7 +51,7 @@ class Guest:
     folder: Path
     cookie: str
     replica: ReplicaUrl
-    ssh_port: int
+    ssh_port: Port
     key: Path
 
     def ssh(self, command: str, user: str = "azureuser") -> subprocess.CompletedProcess[str]:
@@ -59,7 +63,16 @@ class Guest:
         )
         words = [word for option in options for word in ("-o", option)]
         return subprocess.run(
-            ["ssh", *words, "-i", str(self.key), "-p", str(self.ssh_port), f"{user}@127.0.0.1", command],
+            [
+                "ssh",
+                *words,
+                "-i",
+                str(self.key),
+                "-p",
+                str(self.ssh_port.host_port),
+                f"{user}@127.0.0.1",
+                command,
+            ],
             capture_output=True,
             text=True,
             timeout=60,
@@ -70,13 +83,14 @@ class Guest:
 def guest(qemu: Qemu, replicas: Replicas, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     key = tmp_path_factory.mktemp("keys") / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    port = free_port()
-    qemu.create(spec("guest", Port("127.0.0.1", port, 22), key=key.with_suffix(".pub").read_text().strip()))
+    ssh_port = Port("127.0.0.1", free_port(), 22)
+    qemu.create(spec("guest", key=key.with_suffix(".pub").read_text().strip()))
     cookie = "replica=guest.1.7c2d9aa1"
     replica = replicas.serve(cookie)
     qemu.start("guest", [replica])
+    qemu.forward("guest", [ssh_port])
     wait_until_ready(qemu, "guest")
-    yield Guest(qemu, qemu.console("guest").parent, cookie, replica, port, key)
+    yield Guest(qemu, qemu.console("guest").parent, cookie, replica, ssh_port, key)
     qemu.delete("guest")
 
 
@@ -110,12 +124,12 @@ def test_a_cookie_stands_in_no_argument_list_and_no_file(guest: Guest) -> None:
             assert signature.encode() not in path.read_bytes(), path.name
 
 
-def test_a_machine_has_no_privileges_and_a_low_priority(guest: Guest) -> None:
+def test_a_machine_has_no_privilege_but_low_ports_and_a_low_priority(guest: Guest) -> None:
     (pid,) = qemu_processes(guest.folder.parent)
     fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     if os.geteuid() == 0:
         assert set(fields["Uid"].split()) == {str(pwd.getpwnam("nobody").pw_uid)}
-        assert int(fields["CapEff"], 16) == 0
+        assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == NET_BIND_SERVICE
         assert not fields["Groups"].strip()
     assert fields["Seccomp"].strip() == "2"
     assert os.getpriority(os.PRIO_PROCESS, pid) == 10
@@ -152,7 +166,9 @@ def test_a_guest_shuts_down_by_itself_within_its_grace(guest: Guest, replicas: R
     guest.qemu.power_off("guest", grace_s=60)
     assert guest.qemu.state("guest") == "stopped"
     guest.replica = replicas.serve(guest.cookie)
+    assert guest.qemu.forwards("guest") == ()
     guest.qemu.start("guest", [guest.replica])
+    guest.qemu.forward("guest", [guest.ssh_port])
     wait_until_ready(guest.qemu, "guest", boots=2)
     assert guest.ssh("cat /disk/unsynced", user="root").stdout == "kept\n"
 
@@ -268,14 +284,11 @@ def test_a_machine_does_not_start_without_a_replica_that_answers(qemu: Qemu, rep
 
 def test_a_start_that_qemu_refuses_says_why_and_can_be_made_again(qemu: Qemu, replicas: Replicas) -> None:
     replica = replicas.serve("replica=refused.1.a")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        qemu.create(spec("refused", Port("127.0.0.1", port, 22)))
-        with pytest.raises(StartFailed, match="host forwarding rule"):
-            qemu.start("refused", [replica])
-        assert qemu.state("refused") == "stopped"
+    qemu.create(dataclasses.replace(spec("refused"), network=GuestNetwork("10.0.0.0/24", "10.9.9.9", "")))
+    with pytest.raises(StartFailed, match="DHCP"):
+        qemu.start("refused", [replica])
+    assert qemu.state("refused") == "stopped"
+    qemu.create(spec("refused"))
     qemu.start("refused", [replica])
     assert qemu.state("refused") == "running"
     qemu.delete("refused")

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from opengallery import app
 from opengallery.arm.services import Services
 from opengallery.identity.first_start import FirstStart, read_first_start
-from opengallery.settings import ImageSettings, RegionSettings, Settings, StoreSettings
+from opengallery.settings import ImageSettings, MachineSettings, RegionSettings, Settings, StoreSettings
 
 from .files import FileServer
 
@@ -151,6 +151,7 @@ def _settings(data: Path, url: str | None, files: FileServer) -> Settings:
         database_url=url,
         page_size=5,
         images=ImageSettings(max_size_bytes=MAX_IMAGE_BYTES, fetch_allow=[f"{files.url}/allowed/"]),
+        machines=MachineSettings(ssh_wait_s=0),  # the images that most tests use boot nothing
         regions={NAMED_REGION: RegionSettings(stores)},
     )
 

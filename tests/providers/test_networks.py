@@ -212,19 +212,20 @@ def test_what_is_used_is_not_deleted(api: Api, group: str, subnet: str) -> None:
     base = f"{group}/{NETWORK}"
     address, rules = f"{base}/publicIPAddresses/Ip", f"{base}/networkSecurityGroups/Nsg"
     api.put(address, {"location": REGION})
-    api.put(
-        rules, {"location": REGION, "properties": {"securityRules": [{"name": "r", "properties": {"a": 1}}]}}
-    )
+    api.put(rules, {"location": REGION, "properties": {"securityRules": []}})
     body = nic_body(
         subnet,
         publicIPAddress={"id": id_of(api, address).upper().replace("/SUBSCRIPTIONS", "/subscriptions")},
     )
     body["properties"]["networkSecurityGroup"] = {"id": id_of(api, rules)}
-    body["properties"]["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"] = [{"id": "x"}]
+    pool = {"id": f"{id_of(api, base)}/loadBalancers/lb/backendAddressPools/pool"}
+    body["properties"]["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"] = [pool]
+    assert api.refused("PUT", f"{base}/networkInterfaces/nic", body)[:2] == (404, "ResourceNotFound")
+    api.put(f"{base}/loadBalancers/lb", {"location": REGION})
     nic = api.put(f"{base}/networkInterfaces/nic", body)
     kept = nic["properties"]["ipConfigurations"][0]["properties"]
     assert kept["publicIPAddress"]["id"] == id_of(api, address)
-    assert kept["loadBalancerBackendAddressPools"] == [{"id": "x"}]
+    assert kept["loadBalancerBackendAddressPools"] == [pool]
     network = f"{base}/virtualNetworks/Net"
     for path, code in (
         (address, "PublicIPAddressCannotBeDeleted"),
@@ -243,7 +244,7 @@ def test_what_is_used_is_not_deleted(api: Api, group: str, subnet: str) -> None:
 
 def test_a_load_balancer_shows_its_parts_and_has_rules_below(api: Api, group: str) -> None:
     path = f"{group}/{NETWORK}/loadBalancers/lb"
-    frontend = {"name": "front", "properties": {"publicIPAddress": {"id": "x"}}}
+    frontend = {"name": "front", "properties": {}}
     body = {
         "location": REGION,
         "sku": {"name": "Standard"},
@@ -254,9 +255,7 @@ def test_a_load_balancer_shows_its_parts_and_has_rules_below(api: Api, group: st
     assert part["id"] == f"{id_of(api, path)}/frontendIPConfigurations/front"
     assert shown["properties"]["backendAddressPools"] == []
     assert shown["sku"] == {"name": "Standard"}
-    rule = {
-        "properties": {"backendPort": 22, "frontendPortRangeStart": "50000", "frontendPortRangeEnd": "50119"}
-    }
+    rule = {"properties": {"backendPort": 22, "frontendPort": "2222"}}
     assert api.put(f"{path}/inboundNatRules/NatRule", rule)["properties"]["backendPort"] == 22
     assert [one["name"] for one in api.get(f"{path}/inboundNatRules")["value"]] == ["NatRule"]
     for port in (0, 65536, "22", None):

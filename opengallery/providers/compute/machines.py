@@ -18,6 +18,7 @@ from opengallery.hypervisors.machine import (
     NoLiveReplica,
     ReplicaUrl,
 )
+from opengallery.providers.compute.machine_ports import open_ports
 from opengallery.providers.compute.os_profiles import seed
 from opengallery.providers.network import virtual_networks
 from opengallery.replication import placement
@@ -85,7 +86,10 @@ def _network(services: Services, machine: Resource) -> GuestNetwork | None:
 
 
 def start(services: Services, machine: Resource) -> None:
-    """Start the machine over its replicas, in the order it was told. Raises 409 when none answers."""
+    """Start the machine over its replicas, in the order it was told, and open its ports.
+
+    Raises 409 when no replica answers.
+    """
     with services.database.write() as connection:
         plan = placement.choose_reader(
             connection, machine.key, machine.private["image"]["owner"], machine.location or ""
@@ -101,6 +105,7 @@ def start(services: Services, machine: Resource) -> None:
     ]
     try:
         services.hypervisor.start(name, replicas)
+        open_ports(services, machine, started(services))
     except NoLiveReplica as error:
         raise ArmError(
             "AllocationFailed", f"{error} Repair a replica, and start the machine again.", status=409
@@ -132,7 +137,7 @@ def resume_paused(services: Services) -> None:
 
     If there is still none, it pauses again at its next read: nothing is lost, nothing wrong is read.
     """
-    for machine in _running(services):
+    for machine in started(services):
         name = machine_id(machine)
         try:
             if services.hypervisor.state(name) == "paused":
@@ -142,7 +147,7 @@ def resume_paused(services: Services) -> None:
             log.warning("machine stays paused", machine=str(machine.id), reason=str(error))
 
 
-def _running(services: Services) -> Iterator[Resource]:
+def started(services: Services) -> Iterator[Resource]:
     """The virtual machines that were started and not stopped."""
     after = ""
     while True:

@@ -16,7 +16,7 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Action, Properties, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.database import now
-from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, machines
+from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, machine_ports, machines
 from opengallery.providers.compute.console_logs import console_log_url
 from opengallery.providers.compute.image_references import refer
 from opengallery.providers.compute.os_profiles import SECRETS, OsProfile, hide_password
@@ -142,18 +142,18 @@ def _create(work: Work) -> None:
     machine = work.resource()
     work.step("choose a replica", machines.choose_replica, work.services, machine)
     work.step("make", machines.make, work.services, machine)
-    work.step("start", machines.start, work.services, machine)
-    work.change_private(power=machines.RUNNING)
+    _run(work)
 
 
 def _is_made(work: Work) -> bool:
     return "power" in work.resource().private
 
 
-def _start(work: Work) -> None:
+def _run(work: Work) -> None:
     machine = work.resource()
     work.step("start", machines.start, work.services, machine)
     work.change_private(power=machines.RUNNING)
+    work.step("wait for SSH", machine_ports.wait_for_ssh, work.services, [machine])
 
 
 def _stop(power: str) -> Any:
@@ -168,8 +168,7 @@ def _stop(power: str) -> Any:
 def _restart(work: Work) -> None:
     machine = work.resource()
     work.step("stop", work.services.hypervisor.power_off, machines.machine_id(machine))
-    work.step("start", machines.start, work.services, machine)
-    work.change_private(power=machines.RUNNING)
+    _run(work)
 
 
 def _remove(work: Work) -> None:
@@ -207,6 +206,7 @@ def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
         "hyperVGeneration": machine.private["image"]["generation"],
         "bootDiagnostics": {},
         "imageReplica": {"store": plan.stores[0], "fallbacks": list(plan.stores[1:])} if plan else None,
+        "ports": machine_ports.view(call.services, machine),
         "statuses": [
             {
                 "code": f"ProvisioningState/{code}",
@@ -215,6 +215,7 @@ def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
                 "time": machine.modified_at.isoformat(),
             },
             {"code": f"PowerState/{power}", "level": "Info", "displayStatus": _POWER[power]},
+            *machine_ports.statuses(call.services, machine),
         ],
     }
 
@@ -257,7 +258,7 @@ RESOURCE_TYPE = ResourceType(
     view=_view,
     keeps_unnamed=True,
     actions={
-        "start": Action(_permission("start"), fulfil=_start),
+        "start": Action(_permission("start"), fulfil=_run),
         "powerOff": Action(_permission("powerOff"), fulfil=_stop("stopped")),
         "deallocate": Action(_permission("deallocate"), fulfil=_stop("deallocated")),
         "restart": Action(_permission("restart"), fulfil=_restart),

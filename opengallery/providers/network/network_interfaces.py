@@ -12,13 +12,21 @@ from typing import Any, Literal
 from msgspec import field
 from sqlalchemy import select
 
-from opengallery.arm.call import Call
+from opengallery.arm.call import Call, parse_linked
 from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import Resource, resources
-from opengallery.providers.network import NETWORK_VERSIONS, virtual_networks
+from opengallery.providers.network import NETWORK_VERSIONS, nat_ports, virtual_networks
+from opengallery.providers.network.public_ip_addresses import take_address
 
 FIRST_HOST = 4  # Azure keeps the first four addresses of a subnet
+
+
+_BALANCING = {
+    "loadBalancerBackendAddressPools": "backendAddressPools",
+    "loadBalancerInboundNatPools": "inboundNatPools",
+    "loadBalancerInboundNatRules": "inboundNatRules",
+}
 
 
 class Reference(Properties):
@@ -32,6 +40,9 @@ class ConfigurationProperties(Properties):
 
     subnet: Reference
     public_ip_address: Reference | None = field(name="publicIPAddress", default=None)
+    load_balancer_backend_address_pools: list[Reference] = []
+    load_balancer_inbound_nat_pools: list[Reference] = []
+    load_balancer_inbound_nat_rules: list[Reference] = []
     private_ip_address: str | None = field(name="privateIPAddress", default=None)
     private_ip_allocation_method: Literal["Dynamic", "Static"] = field(
         name="privateIPAllocationMethod", default="Dynamic"
@@ -60,9 +71,13 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
             "This server gives an interface one address. Give one ipConfiguration.",
         )
     properties = configurations[0]["properties"]
-    if address := properties.get("publicIPAddress"):
-        target = "properties.ipConfigurations[0].properties.publicIPAddress.id"
-        address["id"] = str(call.linked(address["id"], target, "Microsoft.Network/publicIPAddresses").id)
+    target = "properties.ipConfigurations[0].properties.publicIPAddress.id"
+    take_address(call, new.id, properties, target)
+    for member, kind in _BALANCING.items():
+        for index, reference in enumerate(properties.get(member, [])):
+            target = f"properties.ipConfigurations[0].properties.{member}[{index}].id"
+            part = parse_linked(reference["id"], target, f"Microsoft.Network/loadBalancers/{kind}")
+            call.linked(str(part.parent), target, "Microsoft.Network/loadBalancers")
     if group := new.properties.get("networkSecurityGroup"):
         target = "properties.networkSecurityGroup.id"
         group["id"] = str(call.linked(group["id"], target, "Microsoft.Network/networkSecurityGroups").id)
@@ -73,6 +88,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if "macAddress" not in new.properties:
         tail = secrets.token_hex(3).upper()
         new.properties["macAddress"] = f"00-0D-3A-{tail[:2]}-{tail[2:4]}-{tail[4:]}"
+    nat_ports.assign(call, new)
 
 
 def _address(call: Call, new: Resource, old: Resource | None, subnet: ipaddress.IPv4Network) -> str:

@@ -17,6 +17,8 @@ from opengallery.arm.resources import Resource
 from opengallery.providers.network import NETWORK_VERSIONS
 from opengallery.providers.network.uses import user_of
 
+_GROUP = "Microsoft.Network/networkSecurityGroups"
+
 
 class AddressSpace(Properties):
     """The ranges of addresses."""
@@ -24,11 +26,18 @@ class AddressSpace(Properties):
     address_prefixes: list[str]
 
 
+class Reference(Properties):
+    """Another resource."""
+
+    id: str
+
+
 class SubnetProperties(Properties):
-    """The addresses of a subnet: one prefix, written in either way."""
+    """A subnet's addresses, one prefix written in either way; and its security group."""
 
     address_prefix: str | None = None
     address_prefixes: list[str] | None = None
+    network_security_group: Reference | None = None
 
 
 class Subnet(Properties):
@@ -118,6 +127,10 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
                 target=target,
             )
         taken[name.lower()] = addresses
+    for index, subnet in enumerate(new.properties["subnets"]):
+        if group := subnet["properties"].get("networkSecurityGroup"):
+            target = f"properties.subnets[{index}].properties.networkSecurityGroup.id"
+            group["id"] = str(call.linked(group["id"], target, _GROUP).id)
     for subnet in old.properties["subnets"] if old else []:
         if taken.get(subnet["name"].lower()) != ipaddress.IPv4Network(_prefix(subnet)):
             _refuse_while_used(call, new, subnet["name"])
