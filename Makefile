@@ -40,7 +40,7 @@ soak: soak-setup  ## Break the image store for an hour: kills, damage, power cut
 acceptance: accept-setup $(BOOT_IMAGE)  ## Run the announcement with the real az and check every answer
 	$(PY) -m pytest tests/acceptance -v $(ARGS)
 
-bench: bench-setup $(BOOT_IMAGE) images  ## Measure: publishing real images, command start, server start
+bench: bench-setup $(BOOT_IMAGE) images  ## Measure: publishing real images, boot storms, command start, server start
 	$(PY) bench/run.py $(ARGS)
 
 demo: $(BOOT_IMAGE)  ## Run the announcement end to end against a fresh server

@@ -3,6 +3,7 @@
 import cli_speed
 import publish
 import store
+import storm
 from subject import ROOT
 
 cli_speed.main()
@@ -10,3 +11,5 @@ print()
 publish.main(ROOT / ".cache/images")
 print()
 store.main(ROOT / ".cache/images", ROOT / ".cache")
+print()
+storm.main(ROOT / ".cache/images", ROOT / ".cache/boot.raw", turns=3, machines=1000)

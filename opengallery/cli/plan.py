@@ -98,7 +98,7 @@ def plan(
             {
                 "replicas": replicas,
                 "vmsPerReplica": fullest,
-                "bootSeconds": round(found.ready_s, 1),
+                "bootSeconds": round(max(found.ready_s, 0.1), 1),
                 "longestReadSeconds": round(found.longest_read_s, 2),
                 "storedBytes": replicas * stored_bytes,
                 "meetsTarget": found.meets(target_s),

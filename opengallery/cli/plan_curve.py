@@ -15,27 +15,28 @@ LEFT, RIGHT, TOP, BOTTOM = 70, 20, 50, 50
 
 
 def draw_text(points: Sequence[Point], target_s: float, title: str) -> str:
-    """A bar for each number of replicas; `|` is the target."""
-    longest_s = max(*(point["bootSeconds"] for point in points), target_s)
-    target_at = round(target_s / longest_s * BAR_WIDTH)
+    """A bar for each number of replicas, on a logarithmic scale; `|` is the target."""
+    low_s, high_s = _bounds(points, target_s)
+
+    def place(value_s: float) -> int:
+        return round(math.log(value_s / low_s) / math.log(high_s / low_s) * BAR_WIDTH)
+
     lines = [title, f"{'replicas':>8} {'stored':>10} {'VMs each':>9} {'all up':>10}"]
     for point in points:
-        filled = max(1, round(point["bootSeconds"] / longest_s * BAR_WIDTH))
-        bar = ["#" if place < filled else " " for place in range(BAR_WIDTH + 1)]
-        bar[target_at] = "|"
+        bar = list("#" * place(point["bootSeconds"]) + " " * BAR_WIDTH)
+        bar[place(target_s)] = "|"
         mark = "meets the target" if point["meetsTarget"] else ""
         stored = format_bytes(point["storedBytes"])
         row = (
             f"{point['replicas']:>8} {stored:>10} {point['vmsPerReplica']:>9} {point['bootSeconds']:>8.1f} s"
         )
-        lines.append(f"{row} {''.join(bar)} {mark}".rstrip())
+        lines.append(f"{row} {''.join(bar[: BAR_WIDTH + 1])} {mark}".rstrip())
     return "\n".join(lines) + "\n"
 
 
 def draw_svg(points: Sequence[Point], target_s: float, title: str) -> str:
     """Both axes are logarithmic: twice the replicas halve the time for as long as the links are what is slow."""
-    seconds = [point["bootSeconds"] for point in points]
-    low_s, high_s = _decade(min(*seconds, target_s), math.floor), _decade(max(*seconds, target_s), math.ceil)
+    low_s, high_s = _bounds(points, target_s)
     most = max(points[-1]["replicas"], 2)
 
     def x(replicas: float) -> float:
@@ -81,10 +82,11 @@ def draw_svg(points: Sequence[Point], target_s: float, title: str) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _decade(value: float, toward: Any) -> float:
-    """The power of ten below or above a value; never the value's own on both sides."""
-    power = toward(math.log10(max(value, 0.001)))
-    return float(10.0 ** (power if toward is math.floor or 10**power > value else power + 1))
+def _bounds(points: Sequence[Point], target_s: float) -> tuple[float, float]:
+    """The powers of ten around all that is drawn."""
+    values = [*(point["bootSeconds"] for point in points), target_s]
+    low, high = math.floor(math.log10(min(values))), math.floor(math.log10(max(values))) + 1
+    return 10.0**low, 10.0**high
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, color: str, dashes: str = "") -> str:

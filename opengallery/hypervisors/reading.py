@@ -8,7 +8,6 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -66,6 +65,8 @@ class RangedRead:
         self._checksum = blake3()
         self._socket = socket.socket()
         self._socket.setblocking(False)
+        # asyncio knows it by its number: at every change it would write out a socket, and throw that away.
+        self._fd = self._socket.fileno()
         self._deadline = loop.call_later(timeout_s, self._end, f"took longer than {timeout_s:g} s")
         if length:
             last = offset + length - 1
@@ -90,12 +91,12 @@ class RangedRead:
         except BlockingIOError:
             sent = 0
         if sent == len(request):
-            self._loop.add_reader(self._socket, self._receive)
+            self._loop.add_reader(self._fd, self._receive)
         else:
-            self._loop.add_writer(self._socket, self._connected, request[sent:])
+            self._loop.add_writer(self._fd, self._connected, request[sent:])
 
     def _connected(self, request: bytes) -> None:
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_writer(self._fd)
         try:
             self._send(request)
         except OSError as error:
@@ -154,9 +155,8 @@ class RangedRead:
         if self._socket.fileno() < 0:
             return
         self._deadline.cancel()
-        with suppress(ValueError):
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
+        if not self._loop.remove_reader(self._fd):
+            self._loop.remove_writer(self._fd)
         self._socket.close()
         if problem is not None:
             problem = f"{self._target.url} {problem}"
