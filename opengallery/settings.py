@@ -39,6 +39,12 @@ class ImageSettings(msgspec.Struct, forbid_unknown_fields=True):
     scrub_mib_per_s: int = 8
 
 
+class ReplicaSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """What a replica server may use."""
+
+    cache_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
+
+
 class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
     """What runs machines, and what one may use of this host, whatever its VM size says."""
 
@@ -61,6 +67,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     database_url: str | None = None
     page_size: Annotated[int, msgspec.Meta(ge=1)] = 100
     images: ImageSettings = msgspec.field(default_factory=ImageSettings)
+    replicas: ReplicaSettings = msgspec.field(default_factory=ReplicaSettings)
     machines: MachineSettings = msgspec.field(default_factory=MachineSettings)
     regions: dict[str, RegionSettings] = {}
 

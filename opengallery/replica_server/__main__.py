@@ -4,8 +4,6 @@ Its start comes as a JSON line on standard input, because it holds keys; what it
 comes as more lines. It answers each with a line on standard output, and ends with its parent.
 """
 
-import asyncio
-import contextlib
 import ctypes
 import os
 import resource
@@ -17,42 +15,20 @@ from pathlib import Path
 from typing import TextIO
 
 import msgspec
-from granian.constants import Interfaces
-from granian.net import SocketHolder  # type: ignore[attr-defined]
-from granian.server.embed import Server
 
+from opengallery.replica_server.checked_bytes import CheckedBytes
+from opengallery.replica_server.connections import Connections
 from opengallery.replica_server.http import ReplicaApplication
 from opengallery.replica_server.images import Images
-from opengallery.replica_server.protocol import BACKLOG, Start
+from opengallery.replica_server.protocol import Start
 from opengallery.replication.places import StorePlaces
 
 CONNECTIONS = 1 << 16
+# Just enough for the image store to read ahead of streams.
+FRAME_CACHE_BYTES = 128 << 20
+# Threads that decompress must not hold up the one that sends.
+SWITCH_INTERVAL_S = 0.0005
 PR_SET_PDEATHSIG = 1
-
-
-class ReplicaServer(Server):
-    """Granian on a socket that listens already.
-
-    The supervisor keeps the socket, so that reads wait, and are not refused, while a dead server is
-    started again. (Granian's own has SO_REUSEPORT: two servers could each get half of the reads.)
-    """
-
-    def __init__(self, application: ReplicaApplication, listener: socket.socket) -> None:
-        """`listener` listens, and stays open as long as the server."""
-        super().__init__(
-            application,
-            address=listener.getsockname()[0],
-            port=listener.getsockname()[1],
-            interface=Interfaces.ASGINL,
-            websockets=False,
-            log_enabled=False,
-            backlog=BACKLOG,
-            backpressure=CONNECTIONS,
-        )
-        self._listener = listener
-
-    def _init_shared_socket(self) -> None:
-        self._shd = SocketHolder(self._listener.fileno(), False, BACKLOG)  # type: ignore[call-arg,assignment]
 
 
 def main() -> None:
@@ -66,29 +42,27 @@ def main() -> None:
         sys.exit("The parent is gone already.")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    images = Images(Path(start.index), start.cache_bytes)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    images = Images(Path(start.index), FRAME_CACHE_BYTES)
     images.learn(start.places)
-    application = ReplicaApplication(images, start.cookie_key, start.counters_secret)
+    # Connections come first: a slab of the cache is an open file as well.
+    checked = CheckedBytes(start.cache_bytes, most // 4)
+    application = ReplicaApplication(images, checked, start.cookie_key, start.counters_secret)
     listener = socket.socket(fileno=start.listener)
+    connections = Connections(listener, application.answer, application.refuse, min(CONNECTIONS, most // 2))
+    signal.signal(signal.SIGTERM, lambda *_: connections.stop())
+    threading.Thread(target=_learn, args=(images, answers, connections), name="learn", daemon=True).start()
     print("serving", file=answers)
-    asyncio.run(_serve(ReplicaServer(application, listener), images, answers))
+    connections.serve()
     # The thread that waits on standard input can't be ended otherwise.
     os._exit(0)
 
 
-async def _serve(server: ReplicaServer, images: Images, answers: TextIO) -> None:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, server.stop)
-
-    def learn() -> None:
-        for line in sys.stdin:
-            images.learn(msgspec.json.decode(line, type=StorePlaces))
-            print("learned", file=answers)
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(server.stop)
-
-    threading.Thread(target=learn, name="learn", daemon=True).start()
-    await server.serve()
+def _learn(images: Images, answers: TextIO, connections: Connections) -> None:
+    for line in sys.stdin:
+        images.learn(msgspec.json.decode(line, type=StorePlaces))
+        print("learned", file=answers)
+    connections.stop()
 
 
 if __name__ == "__main__":

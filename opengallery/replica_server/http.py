@@ -1,38 +1,39 @@
-"""The HTTP of a replica server, an ASGI application.
+"""The HTTP of a replica server: what it answers to which request.
 
 `GET` and `HEAD /images/<store>/<tenant id>/<image id>`, one Range at a time, behind a signed cookie;
 `GET /counters` behind a bearer secret. Bytes are sent only after they were checked: a block that
 fails answers 503, or ends the connection when the answer has begun, and the machine reads on from
-the next replica.
+the next replica. What was checked once is sent from memory as long as it stays there.
 """
 
-import asyncio
-import contextlib
 import hmac
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import structlog
 
+from opengallery.replica_server.checked_bytes import PIECE_BYTES, CheckedBytes, CheckedImage
+from opengallery.replica_server.connections import AnswerBroken, Steps, Words
 from opengallery.replica_server.cookies import is_valid
 from opengallery.replica_server.images import Images, UnknownReplica, UnreadableReplica
 from opengallery.replica_server.protocol import Counters
+from opengallery.replica_server.requests import BadRequest, Request
 
 CHUNK_BYTES = 1 << 20
 READING_THREADS = 8
+SIZES = 1024
 IMAGE_PATH = re.compile(r"/images/(?P<store>[^/]+)/(?P<tenant>[^/]+)/(?P<image>[0-9a-f]{64})")
-RANGE = re.compile(r"bytes=(?P<first>\d{0,19})-(?P<last>\d{0,19})")
+RANGE = re.compile(rb"bytes=(?P<first>\d{0,19})-(?P<last>\d{0,19})")
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = dict[bytes, bytes]
+Replica = tuple[str, str, str]
+Headers = dict[str, str]
 
 log = structlog.get_logger()
 
@@ -49,108 +50,113 @@ class Refused(Exception):
 class ReplicaApplication:
     """Serves `images` to whoever shows a cookie signed with `cookie_key`."""
 
-    def __init__(self, images: Images, cookie_key: bytes, counters_secret: str) -> None:
-        """`counters_secret` is the bearer token of `/counters`."""
+    def __init__(
+        self, images: Images, checked: CheckedBytes, cookie_key: bytes, counters_secret: str
+    ) -> None:
+        """`checked` keeps what was read; `counters_secret` is the bearer token of `/counters`."""
         self._images = images
+        self._checked = checked
         self._cookie_key = cookie_key
         self._bearer = f"Bearer {counters_secret}".encode()
         self._threads = ThreadPoolExecutor(READING_THREADS, "read")
+        self._under_way: dict[tuple[Replica, int], Future[bytes]] = {}
+        self._sizes: dict[Replica, int] = {}
         self._served: Counter[tuple[str, str]] = Counter()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def answer(self, request: Request) -> Steps:
         """Answer one request."""
-        assert scope["type"] == "http"
         try:
-            if scope["method"] not in ("GET", "HEAD"):
-                raise Refused(405, "Only GET and HEAD.", {b"allow": b"GET, HEAD"})
-            headers = _headers(scope)
-            if scope["path"] == "/counters":
-                await self._send_counters(headers, send)
+            if request.method not in ("GET", "HEAD"):
+                raise Refused(405, "Only GET and HEAD.", {"allow": "GET, HEAD"})
+            if request.path == "/counters":
+                yield self._counters(request)
             else:
-                await self._send_image(scope, headers, receive, send)
+                yield from self._image(request)
         except Refused as refused:
-            await _answer(send, scope, refused.status, refused.message.encode(), refused.headers)
+            yield _words(request, refused.status, refused.message.encode(), refused.headers)
 
-    async def _send_counters(self, headers: Headers, send: Send) -> None:
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._bearer):
+    def refuse(self, bad: BadRequest) -> Steps:
+        """Answer what is no request."""
+        yield _words(None, bad.status, bad.message.encode(), {})
+
+    def _counters(self, request: Request) -> Words:
+        if not hmac.compare_digest(request.headers.get(b"authorization", b""), self._bearer):
             raise Refused(403, "The counters are for the control plane only.")
         counters = Counters(
             served=[(*replica, count) for replica, count in self._served.items()],
             corrupt=[(*replica, count) for replica, count in list(self._images.corrupt.items())],
         )
-        await _answer(send, None, 200, msgspec.json.encode(counters), {b"content-type": b"application/json"})
+        return _words(request, 200, msgspec.json.encode(counters), {"content-type": "application/json"})
 
-    async def _send_image(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        found = IMAGE_PATH.fullmatch(scope["path"])
+    def _image(self, request: Request) -> Steps:
+        found = IMAGE_PATH.fullmatch(request.path)
         if found is None:
             raise Refused(404, "No such image.")
-        replica = found["store"], found["tenant"], found["image"]
-        cookie = headers.get(b"cookie", b"").decode("latin-1")
+        replica = store, tenant_id, image_id = found["store"], found["tenant"], found["image"]
+        cookie = request.headers.get(b"cookie", b"").decode("latin-1")
         if not is_valid(self._cookie_key, cookie, *replica, time.time()):
             raise Refused(403, "The cookie is missing, has expired, or is for another replica.")
 
-        size_bytes = await self._run(partial(self._images.size_bytes, *replica))
-        asked = headers.get(b"range")
+        size_bytes = yield from self._size_bytes(replica)
+        asked = request.headers.get(b"range")
         first, end = (0, size_bytes) if asked is None else _range(asked, size_bytes)
         head = {
-            b"content-length": str(end - first).encode(),
-            b"content-type": b"application/octet-stream",
-            b"accept-ranges": b"bytes",
-            b"etag": f'"{found["image"]}"'.encode(),
-            # QEMU loses requests on connections that it uses again: docs/decisions/0006.
-            b"connection": b"close",
+            "content-type": "application/octet-stream",
+            "accept-ranges": "bytes",
+            "etag": f'"{image_id}"',
         }
         if asked is not None:
-            head[b"content-range"] = f"bytes {first}-{end - 1}/{size_bytes}".encode()
-        start = {
-            "type": "http.response.start",
-            "status": 200 if asked is None else 206,
-            "headers": list(head.items()),
-        }
-        if scope["method"] == "HEAD" or first == end:
-            await send(start)
-            await send({"type": "http.response.body", "body": b""})
+            head["content-range"] = f"bytes {first}-{end - 1}/{size_bytes}"
+        status = 200 if asked is None else 206
+        if request.method == "HEAD" or first == end:
+            yield Words(_head(request, status, end - first, head))
             return
-        await self._stream(replica, first, end, start, receive, send)
-
-    async def _stream(
-        self,
-        replica: tuple[str, str, str],
-        first: int,
-        end: int,
-        start: dict[str, Any],
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        """Send bytes `first` to `end` of a replica; the answer begins when its first chunk was checked."""
-
-        def read(offset: int) -> Awaitable[bytes]:
-            return self._run(partial(self._images.read, *replica, offset, min(CHUNK_BYTES, end - offset)))
-
-        chunk = await read(first)
-        await send(start)
-        is_long = end - first > CHUNK_BYTES
-        gone = asyncio.create_task(_disconnected(receive)) if is_long else None
-        try:
-            offset = first
-            while True:
-                offset += len(chunk)
-                await send({"type": "http.response.body", "body": chunk, "more_body": offset < end})
-                self._served[replica[0], replica[2]] += len(chunk)
-                if offset == end or (gone is not None and gone.done()):
-                    return
+        image = self._checked.image(tenant_id, image_id)
+        # The answer begins when its first bytes were checked.
+        while image.find(first, end) is None:
+            yield from self._fill(replica, image, first, end)
+        yield Words(_head(request, status, end - first, head), has_more=True)
+        while first < end:
+            place = image.find(first, end)
+            if place is None:
                 try:
-                    chunk = await read(offset)
+                    yield from self._fill(replica, image, first, end)
                 except Refused as refused:
-                    # The head is out: only a broken connection tells the client that bytes are missing.
-                    raise ConnectionAbortedError(refused.message) from refused
-        finally:
-            if gone is not None:
-                gone.cancel()
+                    raise AnswerBroken(refused.message) from refused
+                continue
+            sent = yield place
+            first += sent
+            self._served[store, image_id] += sent
 
-    async def _run(self, work: Callable[[], Any]) -> Any:
+    def _size_bytes(self, replica: Replica) -> Generator[Future[Any], Any, int]:
+        size_bytes = self._sizes.get(replica)
+        if size_bytes is None:
+            size_bytes = yield from self._result(self._threads.submit(self._images.size_bytes, *replica))
+            if len(self._sizes) >= SIZES:
+                self._sizes.clear()
+            self._sizes[replica] = size_bytes
+        return size_bytes
+
+    def _fill(
+        self, replica: Replica, image: CheckedImage, offset: int, end: int
+    ) -> Generator[Future[Any], Any, None]:
+        """Have the pieces around bytes `offset` to `end` read, a chunk at most; one read for all who wait."""
+        first = offset - offset % PIECE_BYTES
+        reading = self._under_way.get((replica, first))
+        if reading is None:
+            stop = min(first + CHUNK_BYTES, end + -end % PIECE_BYTES, self._sizes[replica])
+            reading = self._threads.submit(self._images.read, *replica, first, stop - first)
+            self._under_way[replica, first] = reading
+            reading.add_done_callback(lambda _: self._under_way.pop((replica, first), None))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            image.put(first, (yield from self._result(reading)))
+        except Refused:
+            self._sizes.pop(replica, None)
+            raise
+
+    def _result(self, work: Future[Any]) -> Generator[Future[Any], Any, Any]:
+        try:
+            return (yield work)
         except UnknownReplica as error:
             raise Refused(404, str(error)) from error
         except UnreadableReplica as error:
@@ -158,27 +164,10 @@ class ReplicaApplication:
             raise Refused(503, "This replica can't be read here. Read from another one.") from error
 
 
-async def _disconnected(receive: Receive) -> None:
-    """Return when the client went away: sending to it would not say so."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _headers(scope: Scope) -> Headers:
-    headers: Headers = {}
-    for name, value in scope["headers"]:
-        # Cookies may come in several headers (RFC 9113, 8.2.3); of any other the last one counts.
-        is_second = name == b"cookie" and name in headers
-        headers[name] = headers[name] + b"; " + value if is_second else value
-    return headers
-
-
 def _range(header: bytes, size_bytes: int) -> tuple[int, int]:
     """First byte and end of a Range header. Raises `Refused` for what is not one satisfiable range."""
-    found = RANGE.fullmatch(header.decode("latin-1").strip())
-    refused = Refused(
-        416, "One range, within the image.", {b"content-range": f"bytes */{size_bytes}".encode()}
-    )
+    found = RANGE.fullmatch(header)
+    refused = Refused(416, "One range, within the image.", {"content-range": f"bytes */{size_bytes}"})
     if found is None or not (found["first"] or found["last"]):
         raise refused
     if not found["first"]:
@@ -191,11 +180,20 @@ def _range(header: bytes, size_bytes: int) -> tuple[int, int]:
     return first, end
 
 
-async def _answer(send: Send, scope: Scope | None, status: int, body: bytes, headers: Headers) -> None:
-    head = {b"content-type": b"text/plain; charset=utf-8", b"content-length": str(len(body)).encode()}
-    with contextlib.suppress(ConnectionError):
-        await send(
-            {"type": "http.response.start", "status": status, "headers": list((head | headers).items())}
-        )
-        is_head = scope is not None and scope["method"] == "HEAD"
-        await send({"type": "http.response.body", "body": b"" if is_head else body})
+def _words(request: Request | None, status: int, body: bytes, headers: Headers) -> Words:
+    """A whole answer of words; `request` is None when there was none that could be read."""
+    head = _head(request, status, len(body), {"content-type": "text/plain; charset=utf-8"} | headers)
+    return Words(head if request is not None and request.method == "HEAD" else head + body)
+
+
+def _head(request: Request | None, status: int, length: int, headers: Headers) -> bytes:
+    # QEMU loses requests on connections that it uses again, and never asks for that: docs/decisions/0006.
+    connection = "keep-alive" if request is not None and request.is_kept else "close"
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        f"date: {formatdate(usegmt=True)}",
+        f"content-length: {length}",
+        f"connection: {connection}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"

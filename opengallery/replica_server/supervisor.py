@@ -37,7 +37,6 @@ from opengallery.replication.stores import Stores
 from opengallery.settings import Settings
 
 ADDRESS = "127.0.0.1"
-CACHE_BYTES = 256 << 20
 ASK_TIMEOUT_S = 5
 WATCH_INTERVAL_S = 0.1
 RESTART_PAUSE_S = 1.0
@@ -76,6 +75,7 @@ class ReplicaServers:
         """Start nothing yet but the thread that watches."""
         self._stores = stores
         self._data = settings.data
+        self._cache_bytes = settings.replicas.cache_mib << 20
         self._cookie_key = signing_key(settings.data)
         self._counters_secret = secrets.token_urlsafe(32)
         self._ports = settings.data / "replica-servers.json"
@@ -259,7 +259,7 @@ class ReplicaServers:
             listener=server.listener.fileno(),
             cookie_key=self._cookie_key,
             counters_secret=self._counters_secret,
-            cache_bytes=CACHE_BYTES,
+            cache_bytes=self._cache_bytes,
             index=str(self._data / "index"),
             places=places,
         )

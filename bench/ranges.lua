@@ -1,0 +1,27 @@
+-- wrk's side of bench/replica_server.py: random ranges from a prepared list, and a line of JSON at the end.
+-- Arguments: the list (a range's first byte a line), bytes a range, the Cookie header.
+local requests, turn = {}, 0
+
+function init(arguments)
+  local length, headers = tonumber(arguments[2]), { ["Connection"] = "keep-alive" }
+  if arguments[3] then headers["Cookie"] = arguments[3] end
+  for line in io.lines(arguments[1]) do
+    local first = tonumber(line)
+    headers["Range"] = string.format("bytes=%d-%d", first, first + length - 1)
+    requests[#requests + 1] = wrk.format("GET", nil, headers)
+  end
+end
+
+function request()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    '{"requests": %d, "bytes": %d, "seconds": %f, "median_ms": %f, "p99_ms": %f, "errors": %d}\n',
+    summary.requests, summary.bytes, summary.duration / 1e6, latency:percentile(50) / 1e3,
+    latency:percentile(99) / 1e3,
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end

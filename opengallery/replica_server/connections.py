@@ -1,0 +1,314 @@
+"""Connections: one thread, one epoll, and an answer to each request as a generator of steps.
+
+A step is words to send, a place in a file to send from, or work in another thread to wait for. The
+generator goes on when its step is done, and says what follows; nothing is read ahead of a client that
+does not take it. Requests that come one behind the other are answered in their order.
+"""
+
+import math
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import structlog
+
+from opengallery.replica_server.requests import BadRequest, Request, take_request
+
+# A head must have come whole after so long; a kept connection may rest, and a client may take nothing.
+HEAD_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 60.0
+SEND_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 2.0
+SWEEP_INTERVAL_S = 1.0
+RECEIVE_BYTES = 16 << 10
+# One connection sends so much before others have their turn.
+TURN_BYTES = 2 << 20
+ACCEPT_AT_ONCE = 64
+EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+GONE = select.EPOLLERR | select.EPOLLHUP
+
+log = structlog.get_logger()
+
+
+class Words(NamedTuple):
+    """Bytes that go out as they are; `has_more`: the answer goes on behind them."""
+
+    content: bytes
+    has_more: bool = False
+
+
+Place = tuple[int, int, int]
+"""File, offset in it, bytes: sent at once as far as the socket takes it; the step's value is how far."""
+
+Step = Words | Place | Future[Any]
+Steps = Generator[Step, Any, None]
+
+
+class AnswerBroken(Exception):
+    """The rest of an answer can't be sent: only the end of its connection tells the client so."""
+
+
+class Connection:
+    """One client's connection. `value` is what its answer's last step gave; `unsent` are words left over."""
+
+    __slots__ = (
+        "answer", "deadline_s", "error", "file", "has_ended", "is_ending", "is_kept", "is_readable",
+        "is_waiting", "received", "socket", "unsent", "value",
+    )  # fmt: skip
+
+    def __init__(self, accepted: socket.socket, deadline_s: float) -> None:
+        """`accepted` does not block."""
+        self.socket = accepted
+        self.file = accepted.fileno()
+        self.received = bytearray()
+        self.unsent = memoryview(b"")
+        self.answer: Steps | None = None
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.is_readable = self.has_ended = self.is_waiting = self.is_kept = self.is_ending = False
+        self.deadline_s = deadline_s
+
+
+class Connections:
+    """Serves a listening socket until it is stopped."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        answer: Callable[[Request], Steps],
+        refuse: Callable[[BadRequest], Steps],
+        max_connections: int,
+    ) -> None:
+        """`answer` begins the answer to a request, `refuse` to what is none."""
+        self._listener = listener
+        self._answer, self._refuse = answer, refuse
+        self._max_connections = max_connections
+        self._connections: dict[int, Connection] = {}
+        self._ready: deque[Connection] = deque()
+        self._done: deque[tuple[Connection, Future[Any]]] = deque()
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_stopping = False
+        self._now_s = time.monotonic()
+
+    def stop(self) -> None:
+        """Have `serve` return soon; for any thread, and for signal handlers."""
+        self._is_stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def serve(self) -> None:
+        """Answer requests until `stop`; then only finish what was begun, for a moment."""
+        self._listener.setblocking(False)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(self._listener, select.EPOLLIN)
+        sweep_s = time.monotonic() + SWEEP_INTERVAL_S
+        while not self._is_stopping:
+            self._turn()
+            if self._now_s >= sweep_s:
+                self._sweep()
+                sweep_s = self._now_s + SWEEP_INTERVAL_S
+        self._epoll.unregister(self._listener)
+        end_s = time.monotonic() + STOP_TIMEOUT_S
+        while self._now_s < end_s and any(c.answer is not None for c in self._connections.values()):
+            self._turn()
+        for connection in list(self._connections.values()):
+            self._close(connection)
+
+    def _turn(self) -> None:
+        events = self._epoll.poll(0 if self._ready else SWEEP_INTERVAL_S)
+        self._now_s = time.monotonic()
+        ready, self._ready = self._ready, deque()
+        for file, event in events:
+            connection = self._connections.get(file)
+            if connection is not None:
+                self._notice(connection, event)
+            elif file == self._wake:
+                os.eventfd_read(self._wake)
+            else:
+                self._accept()
+        for connection in ready:
+            self._go_on(connection)
+        while self._done:
+            connection, future = self._done.popleft()
+            connection.is_waiting = False
+            connection.error = future.exception()
+            connection.value = None if connection.error else future.result()
+            self._go_on(connection)
+
+    def _notice(self, connection: Connection, event: int) -> None:
+        if event & GONE:
+            self._close(connection)
+            return
+        if event & select.EPOLLIN:
+            connection.is_readable = True
+        if event & select.EPOLLRDHUP:
+            connection.has_ended = connection.is_readable = True
+        if not connection.is_waiting:
+            self._go_on(connection)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            if len(self._connections) >= self._max_connections and not self._drop_one():
+                self._rest()
+                return
+            try:
+                accepted, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue
+            except OSError as error:
+                log.warning("no connection can be accepted", reason=error.strerror)
+                self._rest()
+                return
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(accepted, self._now_s + HEAD_TIMEOUT_S)
+            self._connections[connection.file] = connection
+            self._epoll.register(connection.file, EVENTS)
+
+    def _rest(self) -> None:
+        """Accept nothing until the next sweep."""
+        if not self._is_stopping:
+            self._epoll.modify(self._listener, 0)
+
+    def _drop_one(self) -> bool:
+        """Close the oldest connection that has no answer under way, if there is one."""
+        for connection in self._connections.values():
+            if connection.answer is None:
+                self._close(connection)
+                return True
+        return False
+
+    def _sweep(self) -> None:
+        """Close the connections whose clients are too slow."""
+        for connection in list(self._connections.values()):
+            if connection.deadline_s < self._now_s:
+                self._close(connection)
+        self._epoll.modify(self._listener, select.EPOLLIN)
+
+    def _go_on(self, connection: Connection) -> None:
+        """Take a connection as far as it goes now."""
+        try:
+            self._take_steps(connection)
+        except (ConnectionError, AnswerBroken):
+            self._close(connection)
+        except Exception as error:
+            log.exception("an answer failed", reason=str(error))
+            self._close(connection)
+
+    def _take_steps(self, connection: Connection) -> None:
+        room = TURN_BYTES
+        while connection.file >= 0:
+            if connection.unsent and not self._send(connection, connection.unsent, 0):
+                return
+            if connection.is_ending:
+                self._close(connection)
+                return
+            if connection.answer is None and not self._begin(connection):
+                return
+            step = self._next_step(connection)
+            if step is None:
+                continue
+            if isinstance(step, Words):
+                more = socket.MSG_MORE if step.has_more else 0
+                self._send(connection, memoryview(step.content), more)
+            elif isinstance(step, Future):
+                connection.is_waiting = True
+                connection.deadline_s = math.inf
+                step.add_done_callback(lambda future: self._wake_up(connection, future))
+                return
+            else:
+                file, offset, count = step
+                connection.value = 0
+                try:
+                    sent = os.sendfile(connection.file, file, offset, count)
+                except BlockingIOError:
+                    return
+                if not sent:
+                    raise AnswerBroken("a file has less than it should")
+                connection.value = sent
+                connection.deadline_s = self._now_s + SEND_TIMEOUT_S
+                room -= sent
+                if room <= 0:
+                    self._ready.append(connection)
+                    return
+
+    def _wake_up(self, connection: Connection, future: Future[Any]) -> None:
+        self._done.append((connection, future))
+        os.eventfd_write(self._wake, 1)
+
+    def _next_step(self, connection: Connection) -> Step | None:
+        """Let the answer go on; None at its end."""
+        assert connection.answer is not None
+        value, error = connection.value, connection.error
+        connection.value = connection.error = None
+        try:
+            return connection.answer.send(value) if error is None else connection.answer.throw(error)
+        except StopIteration:
+            connection.answer = None
+        connection.deadline_s = self._now_s + IDLE_TIMEOUT_S
+        connection.is_ending = not connection.is_kept
+        return None
+
+    def _send(self, connection: Connection, content: memoryview, more: int) -> bool:
+        """Send as much of some words as goes; the rest stays in `unsent`. Whether all went."""
+        try:
+            sent = connection.socket.send(content, more)
+            connection.deadline_s = self._now_s + SEND_TIMEOUT_S
+        except BlockingIOError:
+            sent = 0
+        connection.unsent = content[sent:]
+        return not connection.unsent
+
+    def _begin(self, connection: Connection) -> bool:
+        """Begin the answer to the next request, if it is here; close when none comes any more."""
+        try:
+            request = self._receive(connection)
+            if request is None:
+                return False
+            connection.answer, connection.is_kept = self._answer(request), request.is_kept
+        except BadRequest as bad:
+            connection.received.clear()
+            connection.answer, connection.is_kept = self._refuse(bad), False
+        connection.deadline_s = self._now_s + SEND_TIMEOUT_S
+        return True
+
+    def _receive(self, connection: Connection) -> Request | None:
+        while True:
+            if connection.received and (request := take_request(connection.received)) is not None:
+                return request
+            if not connection.is_readable:
+                return None
+            try:
+                received = connection.socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                connection.is_readable = False
+                return None
+            if not received:
+                self._close(connection)
+                return None
+            if not connection.received:
+                connection.deadline_s = min(connection.deadline_s, self._now_s + HEAD_TIMEOUT_S)
+            connection.received += received
+            # What is short was all; but for the end, which is told once only.
+            connection.is_readable = len(received) == RECEIVE_BYTES or connection.has_ended
+
+    def _close(self, connection: Connection) -> None:
+        if connection.file < 0:
+            return
+        del self._connections[connection.file]
+        connection.file = -1
+        with suppress(OSError):
+            # What was not read would turn the close into a reset, which can overtake the answer.
+            connection.socket.recv(RECEIVE_BYTES)
+        connection.socket.close()
+        if connection.answer is not None:
+            connection.answer.close()
+            connection.answer = None
