@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -221,8 +221,11 @@ def range_list(work: Path, extents: list[tuple[int, int]], length: int) -> Path:
 def memory_bytes(pid: int) -> int:
     """What a process takes: its resident pages, and those of its memory files, which it does not map."""
     resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    files = [path for path in Path(f"/proc/{pid}/fd").iterdir() if "memfd:" in str(path.readlink())]
-    return resident + sum(path.stat().st_blocks * 512 for path in files)
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if "memfd:" in str(path.readlink()):
+                resident += path.stat().st_blocks * 512
+    return resident
 
 
 if __name__ == "__main__":
