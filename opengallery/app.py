@@ -42,7 +42,7 @@ from opengallery.identity.keys import SigningKeys
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
 from opengallery.providers.compute import machines, network_changes, replicas
-from opengallery.providers.compute.console_logs import ConsoleLogEndpoint
+from opengallery.providers.compute.boot_diagnostics import BootDiagnosticsEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
 from opengallery.regions import REGIONS
@@ -138,7 +138,7 @@ def build_application(services: Services) -> Starlette:
             *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker()),
             *PageBlobEndpoint(services).routes(),
             *DownloadEndpoint(services).routes(),
-            *ConsoleLogEndpoint(services).routes(),
+            *BootDiagnosticsEndpoint(services).routes(),
             Route("/{path:path}", arm.answer, methods=["GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"]),
         ],
         exception_handlers={404: _unserved, 405: _unserved},

@@ -4,11 +4,15 @@ The file is TOML; docs/settings.md lists every setting. Everything has a default
 `gallery serve --data DIR` needs no file.
 """
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+
+# For so many machines a host's memory has to do, unless the settings say otherwise.
+MACHINES_BORNE = 64
 
 
 class SettingsError(Exception):
@@ -50,12 +54,23 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
 
     hypervisor: Literal["qemu", "replay"] = "qemu"
     replay_trace: str | None = None
-    memory_mib_max: int = 256
-    vcpus_max: int = 1
+    memory_mib_max: Annotated[int, msgspec.Meta(ge=64)] | None = None
+    vcpus_max: Annotated[int, msgspec.Meta(ge=1)] | None = None
     starts_at_once: int = 2
     ssh_wait_s: int = 90
     user: str = "nobody"
     accelerator: Literal["auto", "tcg"] = "auto"
+
+    @property
+    def bearable_memory_mib(self) -> int:
+        """The most memory that a machine gets: unless set, the host's divided by 64, and 256 MiB at least."""
+        host_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+        return self.memory_mib_max or max(256, host_mib // MACHINES_BORNE)
+
+    @property
+    def bearable_vcpus(self) -> int:
+        """The most processors that a machine gets: unless set, half of the host's, and one at least."""
+        return self.vcpus_max or max(1, (os.cpu_count() or 1) // 2)
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):

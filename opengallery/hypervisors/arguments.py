@@ -20,6 +20,9 @@ TRANSLATED_CODE_MIB = 64
 NETWORK = "net"
 """The name of a machine's network in QEMU."""
 
+# Enough for 1920 x 1080, and what the guest finds of video memory.
+SCREEN_MIB = 8
+
 UEFI = (
     (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
     (Path("/usr/share/OVMF/OVMF_CODE.fd"), Path("/usr/share/OVMF/OVMF_VARS.fd")),
@@ -115,6 +118,21 @@ def disk_arguments(overlay_file: Path, replicas: dict[int, ReplicaUrl], files: D
     return [*arguments, "-device", "virtio-blk-pci,drive=os,bootindex=1,rerror=stop,werror=stop"]
 
 
+def data_disk_arguments(disks: dict[int, Path], files: Descriptors) -> list[str]:
+    """Describe the data disks, by lun."""
+    arguments = []
+    for lun, path in disks.items():
+        node = {
+            "driver": "qcow2",
+            "node-name": f"data-{lun}",
+            "discard": "unmap",
+            "file": {"driver": "file", "filename": files.file(path, os.O_RDWR), "discard": "unmap"},
+        }
+        arguments += ["-blockdev", json.dumps(node)]
+        arguments += ["-device", f"virtio-blk-pci,drive=data-{lun},serial=lun{lun},werror=stop"]
+    return arguments
+
+
 def firmware_arguments(variables_file: Path, generation: Generation, files: Descriptors) -> list[str]:
     """Describe the board and its firmware: BIOS for V1, UEFI with its own variables for V2."""
     if generation == "V1":
@@ -148,7 +166,7 @@ def processor_arguments(accelerator: Accelerator, vcpus: int, memory_mib: int) -
 
 
 def device_arguments(seed_file: Path, console_file: Path, qmp_fd: int, files: Descriptors) -> list[str]:
-    """Describe what every machine has: seed, serial console, entropy, and our way in."""
+    """Describe what every machine has: seed, serial console, entropy, a screen, and our way in."""
     seed = files.file(seed_file, os.O_RDONLY)
     console = files.file(console_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     return [
@@ -156,6 +174,7 @@ def device_arguments(seed_file: Path, console_file: Path, qmp_fd: int, files: De
         *("-device", "virtio-blk-pci,drive=seed"),
         *("-chardev", f"file,id=console,append=on,path={console}", "-serial", "chardev:console"),
         *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
+        *("-device", f"VGA,vgamem_mb={SCREEN_MIB}"),
         *("-chardev", f"socket,id=qmp,fd={qmp_fd},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
     ]
 

@@ -2,6 +2,7 @@
 
 machine.json   what it is made of; written last, so the machine exists when it does
 os.qcow2       its disk: what the guest wrote; everything else is read from the replicas
+data-0.qcow2   its data disk of lun 0, and so on
 seed.iso       its cloud-init seed          vars.fd     its UEFI variables (V2)
 run.json       its process, the replicas that it reads and the ports that lead to it, while it runs
 qmp.sock       QEMU's control socket        console.log, qemu.log   what guest and QEMU said
@@ -39,6 +40,7 @@ class Parts(msgspec.Struct, frozen=True):
     vcpus: int
     memory_mib: int
     network: GuestNetwork | None = None
+    luns: tuple[int, ...] = ()
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -101,19 +103,19 @@ class MachineFolder:
     def create(self, spec: MachineSpec) -> None:
         """Make what is missing; renew the seed and the parts, keep disk and variables."""
         self.path.mkdir(mode=0o700, exist_ok=True)
-        if not self.overlay.exists():
-            unfinished = self.overlay.with_suffix(".new")
-            subprocess.run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", str(unfinished), str(spec.disk_size_bytes)],
-                check=True,
-                stdin=subprocess.DEVNULL,
-            )
-            _publish(unfinished, self.overlay)
+        _make_disk(self.overlay, spec.disk_size_bytes)
+        for disk in spec.data_disks:
+            _make_disk(self.data_disk(disk.lun), disk.size_bytes)
         if spec.generation == "V2" and not self.variables.exists():
             _write(self.variables, uefi_firmware()[1].read_bytes())
         _write(self.seed, seed_iso(spec.seed, spec.machine_id))
-        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.network)
+        luns = tuple(disk.lun for disk in spec.data_disks)
+        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.network, luns)
         _write(self._parts, msgspec.json.encode(parts))
+
+    def data_disk(self, lun: int) -> Path:
+        """Where a data disk lies."""
+        return self.path / f"data-{lun}.qcow2"
 
     def remove(self) -> None:
         """Remove everything; machine.json first, so that nothing half removed is taken for a machine."""
@@ -163,6 +165,19 @@ class MachineFolder:
 def marker(machines: Path, machine_id: str) -> str:
     """Return the argument by which a machine's process is known on the whole host."""
     return f"guest={machines}/{machine_id}".replace(",", ",,")
+
+
+def _make_disk(path: Path, size_bytes: int) -> None:
+    """Make an empty disk, unless it is there."""
+    if path.exists():
+        return
+    unfinished = path.with_suffix(".new")
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", str(unfinished), str(size_bytes)],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    _publish(unfinished, path)
 
 
 def _write(path: Path, content: bytes) -> None:

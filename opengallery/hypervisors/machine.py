@@ -90,6 +90,14 @@ class GuestNetwork:
 
 
 @dataclass(frozen=True)
+class DataDisk:
+    """An empty disk beside the one with the system; the guest knows it by its serial number, `lun0`."""
+
+    lun: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """One machine. The settings may bound `vcpus` and `memory_mib` further."""
 
@@ -100,6 +108,7 @@ class MachineSpec:
     disk_size_bytes: int
     seed: Seed
     network: GuestNetwork | None = None
+    data_disks: tuple[DataDisk, ...] = ()
 
 
 class Hypervisor(Protocol):
@@ -125,6 +134,16 @@ class Hypervisor(Protocol):
 
     def console(self, machine_id: str) -> Path:
         """Return the file with what the guest wrote to its serial port."""
+
+    def screenshot(self, machine_id: str) -> bytes:
+        """Return what the running machine shows on its screen, as PNG."""
+
+    def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
+        """Copy what the machine wrote, a qcow2 file over its image, to `target`, and bring it to the disk.
+
+        With `lun`, that of a data disk. A running machine pauses meanwhile; the copy is what it would find
+        after a power cut.
+        """
 
     def drop_replica(self, machine_id: str, index: int) -> None:
         """Let a running machine read no more from the replica at `index` of those `start` was given.

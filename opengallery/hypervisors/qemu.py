@@ -9,7 +9,8 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 
 from opengallery.hypervisors import arguments, port_forwarding, process
 from opengallery.hypervisors.accelerator import choose_accelerator
+from opengallery.hypervisors.copying import copy_overlay, holding_still
 from opengallery.hypervisors.folder import MachineFolder, Parts, Run, marker
 from opengallery.hypervisors.machine import (
     Forward,
@@ -30,6 +32,7 @@ from opengallery.hypervisors.machine import (
 )
 from opengallery.hypervisors.probe import probe
 from opengallery.hypervisors.qmp import Command, Qmp, QmpRefused, QmpUnavailable, listen
+from opengallery.hypervisors.screen import take_screenshot
 from opengallery.settings import Settings
 
 START_DEADLINE_S = 60
@@ -108,6 +111,24 @@ class Qemu:
     def console(self, machine_id: str) -> Path:
         """Return the file with what the guest wrote to its serial port, over all its starts."""
         return self._folder(machine_id).console
+
+    def screenshot(self, machine_id: str) -> bytes:
+        """Return the machine's screen as PNG; QEMU, which may open no file, gets one in memory."""
+        with self._alone(machine_id) as folder:
+            self._running(folder)
+            try:
+                return take_screenshot(partial(self._qmp.execute, folder.qmp))
+            except (QmpUnavailable, QmpRefused) as error:
+                raise HypervisorError(f"Machine '{machine_id}' shows no screen: {error}") from error
+
+    def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
+        """Copy the machine's overlay, or a data disk; a running machine pauses meanwhile."""
+        with self._alone(machine_id) as folder:
+            folder.parts()
+            disk = folder.overlay if lun is None else folder.data_disk(lun)
+            is_running = self._process(folder) is not None
+            with holding_still(partial(self._command, folder)) if is_running else nullcontext():
+                copy_overlay(disk, target)
 
     def drop_replica(self, machine_id: str, index: int) -> None:
         """Let a running machine read no more from the replica at `index` of those `start` was given.
@@ -233,14 +254,15 @@ class Qemu:
             accelerator = choose_accelerator(
                 self._accelerator_cache, self._settings.accelerator, self._settings.user
             )
-        vcpus = min(parts.vcpus, self._settings.vcpus_max)
-        memory_mib = min(parts.memory_mib, self._settings.memory_mib_max)
+        vcpus = min(parts.vcpus, self._settings.bearable_vcpus)
+        memory_mib = min(parts.memory_mib, self._settings.bearable_memory_mib)
         described = [
             *arguments.firmware_arguments(folder.variables, parts.generation, files),
             *arguments.processor_arguments(accelerator, vcpus, memory_mib),
             *arguments.disk_arguments(folder.overlay, live, files),
             *arguments.network_arguments(parts.network),
             *arguments.device_arguments(folder.seed, folder.console, listener.fileno(), files),
+            *arguments.data_disk_arguments({lun: folder.data_disk(lun) for lun in parts.luns}, files),
         ]
         name = ("-name", folder.marker)
         return ["qemu-system-x86_64", *name, *arguments.CONFINED, *files.arguments(), *described]
@@ -299,9 +321,9 @@ class Qemu:
     def _ask(self, folder: MachineFolder, *commands: Command) -> list[Any]:
         return self._qmp.execute(folder.qmp, commands)
 
-    def _command(self, folder: MachineFolder, *commands: Command) -> None:
+    def _command(self, folder: MachineFolder, *commands: Command) -> list[Any]:
         try:
-            self._ask(folder, *commands)
+            return self._ask(folder, *commands)
         except (QmpUnavailable, QmpRefused) as error:
             raise HypervisorError(
                 f"Machine '{folder.machine_id}' did not obey '{commands[0][0]}': {error}"

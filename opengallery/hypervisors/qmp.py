@@ -37,12 +37,14 @@ class Qmp:
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
 
-    def execute(self, socket_path: Path, commands: Sequence[Command], timeout_s: float = 10) -> list[Any]:
-        """Run `commands` one after another and return their answers.
+    def execute(
+        self, socket_path: Path, commands: Sequence[Command], timeout_s: float = 10, fd: int | None = None
+    ) -> list[Any]:
+        """Run `commands` one after another and return their answers; QEMU gets `fd` before the first.
 
         Raises `QmpUnavailable`, and `QmpRefused` at the first command that QEMU refuses.
         """
-        conversation = asyncio.wait_for(_converse(socket_path, commands), timeout_s)
+        conversation = asyncio.wait_for(_converse(socket_path, commands, fd), timeout_s)
         try:
             return asyncio.run_coroutine_threadsafe(conversation, self._loop).result()
         except ExecuteError as error:
@@ -58,10 +60,12 @@ class Qmp:
             self._loop.close()
 
 
-async def _converse(socket_path: Path, commands: Sequence[Command]) -> list[Any]:
+async def _converse(socket_path: Path, commands: Sequence[Command], fd: int | None) -> list[Any]:
     client = QMPClient("machine")
     try:
         await client.connect(connect(socket_path))
+        if fd is not None:
+            client.send_fd_scm(fd)
         return [await client.execute(name, arguments) for name, arguments in commands]
     finally:
         # QEMU may be the first to hang up, after `quit` for instance.

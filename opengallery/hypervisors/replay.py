@@ -167,6 +167,17 @@ class Replay:
         """Return the file with what the machine said, over all its starts."""
         return self._folder(machine_id) / "console.log"
 
+    def screenshot(self, machine_id: str) -> bytes:
+        """Refuse: a replayed machine has no screen."""
+        raise HypervisorError(f"Machine '{machine_id}' only replays a recorded boot, and has no screen.")
+
+    def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
+        """Refuse: a replayed machine writes nothing, and has no disk."""
+        raise HypervisorError(
+            f"Machine '{machine_id}' only replays a recorded boot, and has no disk to copy to {target.name}. "
+            'Set machines.hypervisor to "qemu".'
+        )
+
     def drop_replica(self, machine_id: str, index: int) -> None:
         """Let a running machine read no more from the replica at `index` of those `start` was given.
 

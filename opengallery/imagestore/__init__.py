@@ -26,6 +26,7 @@ from opengallery.imagestore.errors import (
 )
 from opengallery.imagestore.formats import open_image
 from opengallery.imagestore.keys import DataKey
+from opengallery.imagestore.overlay import AnyOf, OverlaySource, open_overlay
 from opengallery.imagestore.put import PutProgress, PutReport
 from opengallery.imagestore.reader import ImageReader
 from opengallery.imagestore.scrub import ImageDamage, ScrubEnded, scrub
@@ -37,6 +38,7 @@ from opengallery.imagestore.verify import VerifyReport, repair, verify, verify_s
 __all__ = [
     "BLOCK_BYTES",
     "SEGMENT_BYTES",
+    "AnyOf",
     "BlockSource",
     "CollectReport",
     "CollectRunning",
@@ -51,6 +53,7 @@ __all__ = [
     "ImageStoreError",
     "ImageUsage",
     "Moved",
+    "OverlaySource",
     "PutProgress",
     "PutReport",
     "ScrubEnded",
@@ -66,6 +69,7 @@ __all__ = [
     "collect",
     "finish_transfer",
     "open_image",
+    "open_overlay",
     "repair",
     "scrub",
     "segments",

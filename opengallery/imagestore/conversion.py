@@ -105,6 +105,17 @@ class ConvertedSource:
                 raise self._refusal(error) from error
         yield from found
 
+    def own(self) -> list[tuple[int, int, bool]]:
+        """(offset, length, whether it reads as zeros) of what the file decides, whatever it may lie over.
+
+        Raises `UnusableImage` when it is damaged.
+        """
+        with self._lock:
+            try:
+                return list(self._opened().own())
+            except NbdError as error:
+                raise self._refusal(error) from error
+
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes. Raises `UnusableImage` when the file is damaged there."""
         content = bytearray(length)
@@ -181,7 +192,7 @@ def _start(
             [
                 sys.executable, "-I", "-S", str(Path(__file__).with_name("confined.py")),
                 json.dumps({**limits, "listener": listener.fileno(), "file": file}),
-                tool, "--read-only", "--shared=1", f"json:{json.dumps(node)}",
+                tool, "--read-only", "--shared=1", "--allocation-depth", f"json:{json.dumps(node)}",
             ],
             pass_fds=(listener.fileno(), file),
             stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 """NBD: a client of the Network Block Device protocol, over a socket that is connected already.
 
-The part that reads an export: fixed newstyle handshake, structured replies, the meta context
-`base:allocation`, read and block status. Source: the protocol's proto.md, of 2022.
+The part that reads an export: fixed newstyle handshake, structured replies, the meta contexts
+`base:allocation` and QEMU's `qemu:allocation-depth`, read and block status. Source: the protocol's proto.md, of 2022.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ REQUEST_MAGIC, SIMPLE_MAGIC, STRUCTURED_MAGIC = 0x25609513, 0x67446698, 0x668E33
 READ, DISCONNECT, BLOCK_STATUS = 0, 2, 7
 CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_STATUS, CHUNK_ERROR = 0, 1, 2, 5, 1 << 15
 IS_LAST, IS_ZERO = 1, 2
-ALLOCATION = b"base:allocation"
+ALLOCATION, DEPTH = b"base:allocation", b"qemu:allocation-depth"
 STATUS_MAX_BYTES = 1 << 30
 PIECE_MAX_BYTES = 64 << 20
 REQUEST_BYTES = 1 << 20
@@ -35,7 +35,7 @@ class NbdExport:
         """Shake hands over `connection`, whose time-out bounds every wait. Raises `NbdError`."""
         self._socket = connection
         self._handle = 0
-        self._allocation: int | None = None
+        self._contexts: dict[bytes, int] = {}
         self.size_bytes = 0
         with _translated():
             self._negotiate()
@@ -78,21 +78,48 @@ class NbdExport:
         offset = 0
         while offset < self.size_bytes:
             length = min(STATUS_MAX_BYTES, self.size_bytes - offset)
-            if self._allocation is None:
+            if ALLOCATION not in self._contexts:
                 yield offset, length
                 offset += length
                 continue
-            with _translated():
-                found = self._status(offset, length)
-            if not found:
-                raise NbdError("no status of a block")
-            for extent, flags in found:
+            for extent, flags in self._statuses(offset, length)[ALLOCATION]:
                 extent = min(extent, self.size_bytes - offset)
-                if extent <= 0:
-                    raise NbdError("a status of nothing")
                 if not flags & IS_ZERO:
                     yield offset, extent
                 offset += extent
+
+    def own(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield (offset, length, whether it reads as zeros) of what the file itself decides, in order.
+
+        The rest is for a backing file to say. Raises `NbdError`, also when the server doesn't tell.
+        """
+        if not {ALLOCATION, DEPTH} <= self._contexts.keys():
+            raise NbdError("the server does not tell what the file itself holds")
+        offset = 0
+        while offset < self.size_bytes:
+            found = self._statuses(offset, min(STATUS_MAX_BYTES, self.size_bytes - offset))
+            # Each context divides the disk at places of its own.
+            allocation, depth = found[ALLOCATION], found[DEPTH]
+            zeros, owned = iter(allocation), iter(depth)
+            end = min(sum(length for length, _ in allocation), sum(length for length, _ in depth))
+            left_zero = left_own = 0
+            flags = level = 0
+            while end > 0:
+                if not left_zero:
+                    left_zero, flags = next(zeros)
+                if not left_own:
+                    left_own, level = next(owned)
+                length = min(left_zero, left_own, end, self.size_bytes - offset)
+                if length <= 0:
+                    break
+                if level:
+                    yield offset, length, bool(flags & IS_ZERO)
+                left_zero, left_own, end, offset = (
+                    left_zero - length,
+                    left_own - length,
+                    end - length,
+                    offset + length,
+                )
 
     def close(self) -> None:
         """Tell the server to end, and hang up."""
@@ -109,10 +136,10 @@ class NbdExport:
             raise NbdError("the server is too old")
         self._socket.sendall(struct.pack(">I", FIXED_NEWSTYLE | (flags & NO_ZEROES)))
         self._option(OPTION_STRUCTURED_REPLY, b"")
-        query = struct.pack(">III", 0, 1, len(ALLOCATION)) + ALLOCATION
-        for kind, content in self._option(OPTION_SET_META_CONTEXT, query):
-            if kind == REPLY_META_CONTEXT and content[4:] == ALLOCATION:
-                self._allocation = struct.unpack(">I", content[:4])[0]
+        names = b"".join(struct.pack(">I", len(name)) + name for name in (ALLOCATION, DEPTH))
+        for kind, content in self._option(OPTION_SET_META_CONTEXT, struct.pack(">II", 0, 2) + names):
+            if kind == REPLY_META_CONTEXT:
+                self._contexts[content[4:]] = struct.unpack(">I", content[:4])[0]
         for kind, content in self._option(OPTION_GO, struct.pack(">IH", 0, 0)):
             if kind & REPLY_ERROR:
                 raise NbdError(content.decode(errors="replace") or "the server refused")
@@ -152,9 +179,21 @@ class NbdExport:
             raise NbdError(content[6:].decode(errors="replace") or f"error {content[:4].hex()}")
         return answered, kind, bool(flags & IS_LAST), size
 
-    def _status(self, offset: int, length: int) -> list[tuple[int, int]]:
+    def _statuses(self, offset: int, length: int) -> dict[bytes, list[tuple[int, int]]]:
+        """By meta context, (length, flags) of what follows `offset`, one piece at least."""
+        with _translated():
+            found = self._status(offset, length)
+        statuses = {name: found.get(number, []) for name, number in self._contexts.items()}
+        for extents in statuses.values():
+            if not extents:
+                raise NbdError("no status of a block")
+            if min(extent for extent, _ in extents) <= 0:
+                raise NbdError("a status of nothing")
+        return statuses
+
+    def _status(self, offset: int, length: int) -> dict[int, list[tuple[int, int]]]:
         handle = self._request(BLOCK_STATUS, offset, length)
-        found: list[tuple[int, int]] = []
+        found: dict[int, list[tuple[int, int]]] = {}
         is_last = False
         while not is_last:
             answered, kind, is_last, size = self._chunk()
@@ -162,7 +201,8 @@ class NbdExport:
                 raise NbdError("a reply to another question")
             content = self._receive(size)
             if kind == CHUNK_STATUS and size % 8 == 4:
-                found += list(struct.iter_unpack(">II", content[4:]))
+                number = struct.unpack(">I", content[:4])[0]
+                found.setdefault(number, []).extend(struct.iter_unpack(">II", content[4:]))
         return found
 
     def _receive(self, length: int) -> bytes:

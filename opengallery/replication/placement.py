@@ -176,6 +176,23 @@ def read_plan(
     return None if row is None else ReadPlan([row.store, *row.fallbacks], row.image_id, row.tenant_id)
 
 
+def share_reading(connection: Connection, machine: str, sharer: str) -> ReadPlan | None:
+    """Keep what `machine` reads for `sharer` too, until `release_reader(sharer)`; None if it reads nothing.
+
+    Asked again, it keeps what it kept: the machine may have gone since.
+    """
+    kept = read_plan(connection, sharer)
+    if kept is not None:
+        return kept
+    row = connection.execute(
+        select(readers).where(readers.c.machine == machine, readers.c.is_reading)
+    ).first()
+    if row is None:
+        return None
+    connection.execute(insert(readers).values({**row._mapping, "machine": sharer, "since": now()}))
+    return read_plan(connection, sharer)
+
+
 def end_reading(connection: Connection, machine: str) -> None:
     """`machine` is hydrated: nothing is pinned for it any more. Call `leftovers.sweep` afterwards."""
     connection.execute(update(readers).where(readers.c.machine == machine).values(is_reading=False))

@@ -5,7 +5,7 @@ A step takes the replica further and writes what it did; it stops as soon as the
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dbos import DBOS
 from sqlalchemy import insert, select, update
@@ -13,6 +13,8 @@ from sqlalchemy import insert, select, update
 from opengallery.database import now
 from opengallery.imagestore import (
     SEGMENT_BYTES,
+    AnyOf,
+    BlockSource,
     CorruptBlock,
     ImageStore,
     Moved,
@@ -20,6 +22,7 @@ from opengallery.imagestore import (
     VerifyReport,
     finish_transfer,
     open_image,
+    open_overlay,
     transfer_segment,
     verify_segment,
 )
@@ -46,6 +49,14 @@ from opengallery.replication.runtime import (
 SOURCES_TO_TRY = 3
 STEP_BYTES = SEGMENT_BYTES
 ASSUMED_COMPRESSION = 2
+
+
+class Base(TypedDict):
+    """The image that a machine's disk lies over, and the stores that hold it."""
+
+    stores: list[str]
+    tenant_id: str
+    image_id: str
 
 
 class _Progress:
@@ -217,9 +228,10 @@ def abandon(store: str, tenant_id: str, image_id: str) -> None:
 
 
 @DBOS.step(name="replication.enlist")
-def enlist(owner: str, tenant_id: str, region: str) -> str:
-    """Make the row of a replica whose image is not known yet, in the region's first store; return that."""
-    store = runtime().stores.first(region)
+def enlist(owner: str, tenant_id: str, region: str, store: str | None = None) -> str:
+    """Make the row of a replica whose image is not known yet, in the region's first store unless another
+    is given; return that."""
+    store = store or runtime().stores.first(region)
     with runtime().database.write() as connection:
         drop_replicas(connection, owner)
         connection.execute(insert(replicas_table).values(new_row(owner, store, tenant_id, region)))
@@ -227,8 +239,8 @@ def enlist(owner: str, tenant_id: str, region: str) -> str:
 
 
 @DBOS.step(name="replication.put")
-def put(owner: str, store: str, path: str) -> dict[str, Any]:
-    """Bring a file into `store`, as a replica that waits to be verified.
+def put(owner: str, store: str, path: str, base: Base | None = None) -> dict[str, Any]:
+    """Bring a file (a machine's disk over `base`) into `store`, as a replica that waits to be verified.
 
     Raises `UnusableImage`. Done again after a crash, it finds the blocks that it stored before.
     """
@@ -240,7 +252,7 @@ def put(owner: str, store: str, path: str) -> dict[str, Any]:
         stop_if_closing()
         meter.show(Tally(done_bytes=progress.done_bytes))
 
-    with moving_bytes(store), open_image(Path(path), runtime().stores.max_size_bytes) as source:
+    with moving_bytes(store), _open_source(Path(path), base) as source:
         _set(replica, total_bytes=source.size_bytes, work_bytes=2 * source.size_bytes)
         while True:
             report = target.put(source, show)
@@ -260,6 +272,26 @@ def put(owner: str, store: str, path: str) -> dict[str, Any]:
             # A sweep may have deleted the same image in the moment before this row held it.
             if target.has(report.image_id):
                 return done | {"total_bytes": report.size_bytes}
+
+
+def _open_source(path: Path, base: Base | None) -> BlockSource:
+    limit = runtime().stores.max_size_bytes
+    return open_image(path, limit) if base is None else open_overlay(path, _open_base(base), limit)
+
+
+def _open_base(base: Base) -> BlockSource:
+    """The base, in every store that can be reached. Raises `ReplicaFailed` when none can."""
+    places: list[BlockSource] = []
+    reason = "no store is named"
+    for store in base["stores"]:
+        try:
+            with translated():
+                places.append(runtime().stores.open(store, base["tenant_id"]).open(base["image_id"]))
+        except ReplicaFailed as error:
+            reason = str(error).rstrip(".")
+    if not places:
+        raise ReplicaFailed(f"The image that the machine's disk lies over can't be read: {reason}.")
+    return AnyOf(places)
 
 
 def segment_count(size_bytes: int) -> int:

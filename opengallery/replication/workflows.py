@@ -17,8 +17,10 @@ from opengallery.replication.placement import TooManyReplicas, lock_image
 from opengallery.replication.plans import NothingToReplicate, Target, make_plan, settle
 from opengallery.replication.progress import ReplicaGone, Tally, replicas, replicas_table
 from opengallery.replication.runtime import ReplicaFailed, bind, close, runtime
+from opengallery.replication.steps import Base
 
 __all__ = [
+    "Base",
     "Ingested",
     "NothingToReplicate",
     "ReplicaFailed",
@@ -69,15 +71,17 @@ class ReplicationStopped(Exception):
 
 
 @DBOS.workflow(name="replication.ingest", max_recovery_attempts=None)
-def ingest(owner: str, tenant_id: str, path: str, region: str) -> Ingested:
-    """Bring the file `path` into the first store of `region`, as the one replica of `owner`.
+def ingest(owner: str, tenant_id: str, path: str, region: str, base: Base | None = None) -> Ingested:
+    """Bring the file `path` into a store of `region`, as the one replica of `owner`.
 
-    The file can be deleted when this returns. Raises `UnusableImage`, `ReplicaFailed` (then `owner`
-    has no replica), or `ReplicationStopped` when `owner` was removed meanwhile.
+    It is the first store, or one that holds the `base` over which the file is a machine's disk: only what
+    the machine changed is new there. The file can be deleted when this returns. Raises `UnusableImage`,
+    `ReplicaFailed` (then `owner` has no replica), or `ReplicationStopped` when `owner` was removed meanwhile.
     """
-    store = steps.enlist(owner, tenant_id, region)
+    home = min(base["stores"]) if base is not None and base["tenant_id"] == tenant_id else None
+    store = steps.enlist(owner, tenant_id, region, home)
     try:
-        done = steps.put(owner, store, path)
+        done = steps.put(owner, store, path, base)
         tally = Tally(done["done_bytes"], 0, done["saved_bytes"], done["stored_bytes"])
         _, bad = _read_back(owner, store, steps.segment_count(done["total_bytes"]), tally)
         if bad:

@@ -23,6 +23,7 @@ from .files import FileServer
 VERSIONS = {
     "microsoft.compute/galleries": "2024-03-03",
     "microsoft.compute/disks": "2025-01-02",
+    "microsoft.compute/snapshots": "2025-01-02",
     "microsoft.compute": "2024-07-01",
     "microsoft.network": "2022-01-01",
     "microsoft.features": "2021-07-01",

@@ -22,6 +22,7 @@ DEADLINE_S = 150
 VERSIONS = {
     "microsoft.compute/galleries": "2024-03-03",
     "microsoft.compute/disks": "2025-01-02",
+    "microsoft.compute/snapshots": "2025-01-02",
     "microsoft.compute": "2024-07-01",
     "microsoft.network": "2022-01-01",
 }

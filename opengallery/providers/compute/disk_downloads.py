@@ -225,7 +225,7 @@ class DownloadEndpoint:
         )
         columns = resources.c
         wanted = select(columns.key, columns.location, columns.private).where(
-            columns.type == "microsoft.compute/disks",
+            columns.type.in_(("microsoft.compute/disks", "microsoft.compute/snapshots")),
             columns.private["downloadId"].as_string() == download_id,
         )
         with self._services.database.read() as connection:

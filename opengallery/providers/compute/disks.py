@@ -3,7 +3,7 @@
 `createOption` Upload makes a disk that waits for a fixed VHD: `beginGetAccess` gives a writable SAS URL
 (`page_blobs.py` answers it), `endGetAccess` takes it back, checks what came, and puts it into the source
 region's first store. An upload without a footer is not complete: it stays, for another grant. Copy and
-FromImage make a disk that shares another's image.
+FromImage make a disk that shares another's image. The disk of a machine is the machine's (`machine_disks.py`).
 Source: Disks REST API, api-version 2025-01-02.
 """
 
@@ -27,13 +27,14 @@ from opengallery.arm.validation import converted
 from opengallery.database import now
 from opengallery.imagestore import UnusableImage
 from opengallery.imagestore.formats import open_fixed_vhd
-from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS
+from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS, sources
 from opengallery.providers.compute.checksums import check_file, wanted_sha256
 from opengallery.providers.compute.disk_downloads import download_url
 from opengallery.providers.compute.page_blobs import new_key, sas_url, settled
 from opengallery.providers.compute.replicas import complete
 from opengallery.replication import workflows
 
+_VERSION = "Microsoft.Compute/galleries/images/versions"
 MIB = 1024**2
 FOOTER_BYTES = 512
 UPLOAD_MIN_BYTES = 20 * MIB + FOOTER_BYTES
@@ -43,6 +44,7 @@ READY_TO_UPLOAD, ACTIVE_UPLOAD, UNATTACHED, ACTIVE_SAS = (
     "Unattached",
     "ActiveSAS",
 )
+ATTACHED, RESERVED = "Attached", "Reserved"
 
 
 class ImageDiskReference(Properties):
@@ -108,16 +110,8 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
             raise invalid_parameter(
                 where, f"createOption {data['createOption']} needs a source. Give --source ID."
             )
-        source = call.linked(
-            text, where, "Microsoft.Compute/disks", "Microsoft.Compute/galleries/images/versions"
-        )
-        held = complete(call.connection, source.key, new.location)
-        if not held:
-            raise invalid_parameter(
-                where, f"'{source.id.name}' has no image in '{new.location}'. Choose its region."
-            )
-        new.properties["diskSizeBytes"] = held[0].total_bytes
-        new.properties.setdefault("diskSizeGB", max(1, -(-held[0].total_bytes // 1024**3)))
+        source = call.linked(text, where, sources.DISK, sources.SNAPSHOT, _VERSION)
+        sources.describe_copy(call, new, source, where)
         return
     size = data.get("uploadSizeBytes")
     limit = call.services.settings.images.max_size_bytes + FOOTER_BYTES
@@ -136,23 +130,11 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
 
 def _create(work: Work) -> None:
     """Lay out the file to upload into, or take over the source's image."""
-    if work.step("lay out", _lay_out, work) or work.step("has image", _has_image, work):
-        return
     disk = work.resource()
-    adopt(work, (source_of(disk) or "").lower())
-
-
-def adopt(work: Work, source_key: str) -> None:
-    """Take over the image of another resource in the same region. Raises 409 when that is gone."""
-    try:
-        workflows.adopt(work.key, source_key, work.resource().location or "")
-    except workflows.NothingToReplicate as failure:
-        raise ArmError("OperationNotAllowed", str(failure), status=409) from failure
-
-
-def _has_image(work: Work) -> bool:
-    with work.services.database.read() as connection:
-        return bool(complete(connection, work.key))
+    if sources.machine_behind(disk) or work.step("lay out", _lay_out, work):
+        return
+    if not work.step("has image", sources.has_image, work):
+        sources.bring(work, (source_of(disk) or "").lower())
 
 
 def _lay_out(work: Work) -> bool:
@@ -175,8 +157,16 @@ def _lay_out(work: Work) -> bool:
     return True
 
 
-def _check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
+def check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
+    """Raise 409 unless the disk may be read, or written, as `beginGetAccess` asks."""
     access = converted(body, Access, "body")
+    if sources.machine_behind(disk):
+        raise ArmError(
+            "OperationNotAllowed",
+            f"The disk '{disk.id.name}' is in use by a machine. Make a snapshot of it (az snapshot create "
+            "--source DISK), and ask for access to that.",
+            status=409,
+        )
     if access.access == "Read":
         if is_waiting(disk) or not complete(call.connection, disk.key, disk.location):
             raise ArmError(
@@ -196,7 +186,8 @@ def _check_access(call: Call, disk: Resource, body: dict[str, Any]) -> None:
     check_free(disk)
 
 
-def _grant(work: Work) -> dict[str, str]:
+def grant(work: Work) -> dict[str, str]:
+    """Give the URL to read or write the disk."""
     return work.sealed_step("grant", _grant_once, work)
 
 
@@ -261,8 +252,15 @@ def _check_end(call: Call, disk: Resource, _body: dict[str, Any]) -> None:
         raise
 
 
-def _check_delete(_call: Call, disk: Resource) -> None:
+def _check_delete(call: Call, disk: Resource) -> None:
     check_free(disk, disk.key)
+    holder = resources.get(call.connection, sources.machine_behind(disk) or "")
+    if holder is not None:
+        raise ArmError(
+            "OperationNotAllowed",
+            f"Disk {disk.id.name} is attached to VM {holder.id}. Delete the machine: its disk goes with it.",
+            status=409,
+        )
 
 
 def reserve(call: Call, disk: Resource, taker: str) -> None:
@@ -284,11 +282,13 @@ def _revoke(work: Work) -> None:
     """End the URL in any case; take the upload in when it is a whole one, which `_check_end` reserved."""
     work.step("end access", _end_access, work)
     take_in(work, work.key)
-    work.step("end downloads", _end_downloads, work)
+    end_downloads(work)
 
 
-def _end_downloads(work: Work) -> None:
-    work.change_private(downloadId=None, downloadKey=None, downloadGranted=None)
+def end_downloads(work: Work) -> None:
+    """Take back the URL to read."""
+    nothing = {"downloadId": None, "downloadKey": None, "downloadGranted": None}
+    work.step("end downloads", lambda: work.change_private(**nothing))
 
 
 def _end_access(work: Work) -> None:
@@ -313,20 +313,8 @@ def take_in(work: Work, key: str) -> None:
         workflows.ingest(key, work.principal.tenant_id, path, location)
     except Exception as failure:
         work.step("reopen", _reopen, work, key)
-        raise ingest_refused(failure, "disk") from failure
+        raise sources.ingest_refused(failure, "disk") from failure
     work.step("finish upload", _finish_upload, work, key, path)
-
-
-def ingest_refused(failure: Exception, target: str) -> Exception:
-    """What a client is told when an image can't be brought in."""
-    if isinstance(failure, UnusableImage):
-        return ArmError("InvalidParameter", f"The image can't be used: {failure}", target=target)
-    if isinstance(failure, workflows.ReplicationStopped):
-        return ArmError("OperationPreempted", "It was deleted meanwhile.", target=target, status=409)
-    if isinstance(failure, workflows.ReplicaFailed):
-        message = f"{failure} Mend what it says, and try again."
-        return ArmError("ImageIngestFailed", message, target=target, status=409)
-    return failure
 
 
 def _close_upload(work: Work, key: str) -> tuple[str, str] | None:
@@ -368,7 +356,12 @@ def _delete_upload(work: Work) -> None:
         staged_file(work.services, disk).unlink(missing_ok=True)
 
 
-def _view(_call: Call, disk: Resource) -> dict[str, Any]:
+def view_state(call: Call, disk: Resource) -> dict[str, Any]:
+    """What the disk waits for, or who uses it."""
+    if machine_key := sources.machine_behind(disk):
+        holder = resources.get(call.connection, machine_key)
+        is_running = holder is not None and holder.private.get("power") == "running"
+        return {"diskState": ATTACHED if is_running else RESERVED}
     state = ACTIVE_SAS if "downloadKey" in disk.private else UNATTACHED
     if is_waiting(disk):
         state = ACTIVE_UPLOAD if "uploadKey" in disk.private else READY_TO_UPLOAD
@@ -380,18 +373,18 @@ RESOURCE_TYPE = ResourceType(
     DISK_VERSIONS,
     DiskProperties,
     name=COMPUTE_NAME,
-    envelope={"sku": Sku, "zones": list[str]},
+    envelope={"sku": Sku, "zones": list[str], "managedBy": str},
     immutable=frozenset({"creationData"}),
     read_only=frozenset({"diskState", "uniqueId", "timeCreated", "diskSizeBytes"}),
     check=_check,
     fulfil=_create,
     remove=_remove,
-    view=_view,
+    view=view_state,
     before_delete=_check_delete,
     created_status=202,
     actions={
         "beginGetAccess": Action(
-            "Microsoft.Compute/disks/beginGetAccess/action", fulfil=_grant, check=_check_access
+            "Microsoft.Compute/disks/beginGetAccess/action", fulfil=grant, check=check_access
         ),
         "endGetAccess": Action(
             "Microsoft.Compute/disks/endGetAccess/action", fulfil=_revoke, check=_check_end

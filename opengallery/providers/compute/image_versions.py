@@ -16,10 +16,10 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Action, Pattern, Properties, ResourceType
 from opengallery.arm.resources import SUCCEEDED, Resource
 from opengallery.database import now
-from opengallery.providers.compute import GALLERY_VERSIONS
+from opengallery.providers.compute import GALLERY_VERSIONS, sources
 from opengallery.providers.compute.dates import normalize_date
 from opengallery.providers.compute.galleries import require_source_region
-from opengallery.providers.compute.replicas import complete, list_replicas
+from opengallery.providers.compute.replicas import list_replicas
 from opengallery.regions import REGIONS, find_region
 from opengallery.replication import progress, workflows
 
@@ -76,9 +76,10 @@ class PublishingProfile(Properties):
 
 
 class Source(Properties):
-    """The managed image, disk or version that a version is published from."""
+    """The managed image, disk, snapshot, machine or version that a version is published from."""
 
     id: str | None = None
+    virtual_machine_id: str | None = None
 
 
 class DiskImage(Properties):
@@ -88,7 +89,7 @@ class DiskImage(Properties):
 
 
 class StorageProfile(Properties):
-    """What the version is published from: one of `source.id` and `osDiskImage.source.id`."""
+    """What it is published from: `source.id`, `source.virtualMachineId` or `osDiskImage.source.id`."""
 
     source: Source | None = None
     os_disk_image: DiskImage | None = None
@@ -125,7 +126,8 @@ def source_id(version: Resource) -> str | None:
     """The id of what a version is published from."""
     profile = version.properties["storageProfile"]
     for holder in (profile, profile.get("osDiskImage", {})):
-        if found := holder.get("source", {}).get("id"):
+        source = holder.get("source", {})
+        if found := source.get("virtualMachineId") or source.get("id"):
             return str(found)
     return None
 
@@ -161,7 +163,8 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if text is None:
         raise invalid_parameter(
             "properties.storageProfile.source.id",
-            "A version needs a source. Give the id of a managed image, a disk or another version: --managed-image ID.",
+            "A version needs a source. Give the id of a managed image, a machine, a snapshot, a disk or another "
+            "version: --managed-image, --virtual-machine, --os-snapshot or --image-version.",
         )
     if new.properties["storageProfile"].get("dataDiskImages"):
         raise invalid_parameter(
@@ -222,9 +225,9 @@ def _check_regions(call: Call, new: Resource) -> None:
 
 def _check_source(call: Call, new: Resource, text: str) -> None:
     target = "properties.storageProfile.source.id"
-    source = call.linked(
-        text, target, "Microsoft.Compute/images", "Microsoft.Compute/disks", RESOURCE_TYPE.type
-    )
+    kinds = ("Microsoft.Compute/images", sources.DISK, sources.SNAPSHOT, sources.MACHINE, RESOURCE_TYPE.type)
+    source = call.linked(text, target, *kinds)
+    sources.refuse_data_disks(source, target)
     if source.state != SUCCEEDED:
         raise ArmError(
             "OperationNotAllowed",
@@ -238,7 +241,7 @@ def _check_source(call: Call, new: Resource, text: str) -> None:
             f"The source is in '{source.location}', the version in '{new.location}'. "
             "Create the version in the region of its source (-l), and name the others as target regions.",
         )
-    if not complete(call.connection, source.key):
+    if not sources.has_bytes(call.connection, source):
         raise ArmError(
             "OperationNotAllowed",
             f"'{source.id.name}' has no image yet. Upload it, and end the upload by 'az disk revoke-access'.",
@@ -249,6 +252,14 @@ def _check_source(call: Call, new: Resource, text: str) -> None:
     assert definition is not None
     for name, given in described(call, source).items():
         wanted = definition.properties[name]
+        if name == "osState" and given not in (None, wanted):
+            raise ArmError(
+                "BadRequest",
+                f"The resource with id '{source.id}' has a different OS state ['{given}'] than the parent gallery "
+                f"image OS state ['{wanted}']. Generalize the machine (az vm generalize), or publish to an image "
+                f"definition of that state (--os-state {given}).",
+                target=target,
+            )
         if given and given != wanted:
             raise invalid_parameter(
                 target,
@@ -257,19 +268,34 @@ def _check_source(call: Call, new: Resource, text: str) -> None:
 
 
 def described(call: Call, source: Resource) -> dict[str, str | None]:
-    """`osType` and `hyperVGeneration` of a source, as far as it has them."""
+    """`osType`, `hyperVGeneration` and `osState` of a source, as far as it has them."""
     properties = source.properties
+    if source.id.type == sources.MACHINE:
+        return {
+            "osType": properties["storageProfile"]["osDisk"]["osType"],
+            "hyperVGeneration": source.private["image"]["generation"],
+            "osState": "Generalized" if "generalized" in source.private else "Specialized",
+        }
     if source.id.type == RESOURCE_TYPE.type:
         parent = call.get(source.id.parent) if source.id.parent else None
         properties = parent.properties if parent else {}
     disk = properties.get("storageProfile", {}).get("osDisk", properties)
-    return {"osType": disk.get("osType"), "hyperVGeneration": properties.get("hyperVGeneration")}
+    return {
+        "osType": disk.get("osType"),
+        "hyperVGeneration": properties.get("hyperVGeneration"),
+        "osState": disk.get("osState"),
+    }
 
 
 def _publish(work: Work) -> None:
     """Make the replicas those of the publishing profile; the version is `Succeeded` when all are verified."""
     version = work.resource()
     source = (source_id(version) or "").lower()
+    if work.step("find the machine", sources.find_machine, work, source):
+        if not work.step("has image", sources.has_image, work):
+            sources.capture(work, source)
+        # Its own image, in its own region, is what the replicas are made of.
+        source = work.key
     try:
         workflows.replicate(work.key, source, targets(version))
     except (

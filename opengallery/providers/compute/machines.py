@@ -18,8 +18,10 @@ from opengallery.hypervisors.machine import (
     NoLiveReplica,
     ReplicaUrl,
 )
+from opengallery.providers.compute.machine_disks import data_disks
 from opengallery.providers.compute.machine_ports import open_ports
 from opengallery.providers.compute.os_profiles import seed
+from opengallery.providers.compute.vm_sizes import granted
 from opengallery.providers.network import virtual_networks
 from opengallery.replication import placement
 from opengallery.replication.workflows import sweep
@@ -57,16 +59,17 @@ def choose_replica(services: Services, machine: Resource) -> None:
 def make(services: Services, machine: Resource) -> None:
     """Make the machine's disk and seed."""
     image = machine.private["image"]
-    wanted_bytes = machine.properties["storageProfile"]["osDisk"].get("diskSizeGB", 0) * 2**30
+    vcpus, memory_mib = granted(services.settings.machines, machine.properties["hardwareProfile"]["vmSize"])
     services.hypervisor.create(
         MachineSpec(
             machine_id=machine_id(machine),
             generation=image["generation"],
-            vcpus=services.settings.machines.vcpus_max,
-            memory_mib=services.settings.machines.memory_mib_max,
-            disk_size_bytes=max(image["sizeBytes"], wanted_bytes),
+            vcpus=vcpus,
+            memory_mib=memory_mib,
+            disk_size_bytes=image["diskBytes"],
             seed=seed(machine),
             network=_network(services, machine),
+            data_disks=data_disks(machine),
         )
     )
 

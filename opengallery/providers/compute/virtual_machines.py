@@ -16,10 +16,17 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Action, Properties, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.database import now
-from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, machine_ports, machines
-from opengallery.providers.compute.console_logs import console_log_url
+from opengallery.providers.compute import (
+    COMPUTE_NAME,
+    COMPUTE_VERSIONS,
+    machine_disks,
+    machine_ports,
+    machines,
+)
+from opengallery.providers.compute.boot_diagnostics import boot_diagnostics
 from opengallery.providers.compute.image_references import refer
 from opengallery.providers.compute.os_profiles import SECRETS, OsProfile, hide_password
+from opengallery.providers.compute.vm_sizes import SIZES, find_size, granted, view
 from opengallery.replication import placement
 
 VmSize = Annotated[str, Meta(pattern=r"^(Standard|Basic)_[A-Za-z0-9_-]{1,64}\Z")]
@@ -58,7 +65,7 @@ class StorageProfile(Properties):
 
     image_reference: ImageReference
     os_disk: OsDisk = field(default_factory=OsDisk)
-    data_disks: list[dict[str, Any]] = []
+    data_disks: list[machine_disks.MachineDataDisk] = []
 
 
 class Reference(Properties):
@@ -85,16 +92,12 @@ class MachineProperties(Properties):
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
     properties = new.properties
+    find_size(properties["hardwareProfile"]["vmSize"])
     if old is None:
         if "osProfile" not in properties:
             raise invalid_parameter(
                 "osProfile",
                 "A machine from a generalized image needs an osProfile: --admin-username, and a key.",
-            )
-        if properties["storageProfile"].get("dataDisks"):
-            raise invalid_parameter(
-                "properties.storageProfile.dataDisks",
-                "This server gives a machine its OS disk only. Leave them out.",
             )
         image = refer(call, properties["storageProfile"]["imageReference"], new.location or "")
         properties["vmId"] = str(uuid.uuid4())
@@ -111,6 +114,8 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
                 "generation": image.generation,
             },
         }
+        machine_disks.add_os_disk(call, new, image)
+        machine_disks.add_data_disks(call, new)
         _take_over_secrets(call, new)
     hide_password(new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
@@ -137,12 +142,28 @@ def _take_over_secrets(call: Call, new: Resource) -> None:
 
 def _create(work: Work) -> None:
     """Choose a replica, make the machine, start it. A machine that is there already is left as it is."""
-    if work.step("is made", _is_made, work):
-        return
     machine = work.resource()
+    if work.step("is made", _is_made, work):
+        _resize(work, machine)
+        return
     work.step("choose a replica", machines.choose_replica, work.services, machine)
     work.step("make", machines.make, work.services, machine)
+    work.change_private(madeSize=_size(machine))
     _run(work)
+
+
+def _resize(work: Work, machine: Resource) -> None:
+    """Give a machine that is there the size it should have; one that runs is started anew, as in Azure."""
+    if machine.private.get("madeSize") == _size(machine):
+        return
+    work.step("make", machines.make, work.services, machine)
+    if machine.private["power"] == machines.RUNNING:
+        _restart(work)
+    work.change_private(madeSize=_size(machine))
+
+
+def _size(machine: Resource) -> str:
+    return str(machine.properties["hardwareProfile"]["vmSize"])
 
 
 def _is_made(work: Work) -> bool:
@@ -171,10 +192,38 @@ def _restart(work: Work) -> None:
     _run(work)
 
 
+def _generalize(call: Call, machine: Resource, _body: dict[str, Any]) -> None:
+    """Remember that the guest was made ready to become an image. There is no way back, as in Azure."""
+    if power_state(call, machine) == "running":
+        raise _not_allowed("generalize", machine, "running. Stop it first: az vm deallocate")
+    if "power" not in machine.private:
+        raise _not_allowed("generalize", machine, "not made yet. Wait until it is, or create it again")
+    resources.change_private(call.connection, machine.key, generalized=True)
+
+
+def _unless_generalized(operation: str) -> Any:
+    """A check that refuses what a generalized machine can't do any more."""
+
+    def check(_call: Call, machine: Resource, _body: dict[str, Any]) -> None:
+        if "generalized" in machine.private:
+            raise _not_allowed(operation, machine, "generalized. Make an image of it, and machines from that")
+
+    return check
+
+
+def _not_allowed(operation: str, machine: Resource, reason: str) -> ArmError:
+    return ArmError(
+        "OperationNotAllowed",
+        f"Operation '{operation}' is not allowed on VM '{machine.id.name}' since the VM is {reason}.",
+        status=409,
+    )
+
+
 def _remove(work: Work) -> None:
     machine = work.resource()
     work.step("delete", work.services.hypervisor.delete, machines.machine_id(machine))
     work.step("release the replica", machines.release, work.services, machine)
+    work.step("delete the disks", machine_disks.forget, work, machine)
     work.step("detach", _detach, work)
 
 
@@ -201,9 +250,12 @@ def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
     power = power_state(call, machine)
     plan = placement.read_plan(call.connection, machine.key)
     code = "succeeded" if machine.state == resources.SUCCEEDED else machine.state.lower()
+    vcpus, memory_mib = granted(call.services.settings.machines, _size(machine))
+    generalized = [{"code": "OSState/generalized", "level": "Info", "displayStatus": "VM generalized"}]
     return {
         "computerName": machine.properties.get("osProfile", {}).get("computerName"),
         "hyperVGeneration": machine.private["image"]["generation"],
+        "hardware": {"vCPUs": vcpus, "memoryMiB": memory_mib},
         "bootDiagnostics": {},
         "imageReplica": {"store": plan.stores[0], "fallbacks": list(plan.stores[1:])} if plan else None,
         "ports": machine_ports.view(call.services, machine),
@@ -214,6 +266,7 @@ def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
                 "displayStatus": f"Provisioning {code}",
                 "time": machine.modified_at.isoformat(),
             },
+            *(generalized if "generalized" in machine.private else ()),
             {"code": f"PowerState/{power}", "level": "Info", "displayStatus": _POWER[power]},
             *machine_ports.statuses(call.services, machine),
         ],
@@ -229,8 +282,8 @@ def _show_instance_view(call: Call, machine: Resource, _body: dict[str, Any]) ->
     return instance_view(call, machine)
 
 
-def _boot_diagnostics(call: Call, machine: Resource, _body: dict[str, Any]) -> dict[str, Any]:
-    return {"serialConsoleLogBlobUri": console_log_url(call, machine)}
+def _list_sizes(_call: Call, _machine: Resource, _body: dict[str, Any]) -> dict[str, Any]:
+    return {"value": [view(size) for size in SIZES.values()]}
 
 
 def _permission(action: str) -> str:
@@ -246,6 +299,7 @@ RESOURCE_TYPE = ResourceType(
     immutable=frozenset(
         {
             "storageProfile.imageReference.id",
+            "storageProfile.dataDisks",
             "osProfile.computerName",
             "osProfile.adminUsername",
             "virtualMachineScaleSet.id",
@@ -258,13 +312,15 @@ RESOURCE_TYPE = ResourceType(
     view=_view,
     keeps_unnamed=True,
     actions={
-        "start": Action(_permission("start"), fulfil=_run),
+        "start": Action(_permission("start"), fulfil=_run, check=_unless_generalized("Start VM")),
         "powerOff": Action(_permission("powerOff"), fulfil=_stop("stopped")),
         "deallocate": Action(_permission("deallocate"), fulfil=_stop("deallocated")),
-        "restart": Action(_permission("restart"), fulfil=_restart),
+        "restart": Action(_permission("restart"), fulfil=_restart, check=_unless_generalized("Restart VM")),
+        "generalize": Action(_permission("generalize"), run=_generalize),
         "retrieveBootDiagnosticsData": Action(
-            _permission("retrieveBootDiagnosticsData"), run=_boot_diagnostics
+            _permission("retrieveBootDiagnosticsData"), run=boot_diagnostics
         ),
+        "vmSizes": Action("Microsoft.Compute/virtualMachines/vmSizes/read", run=_list_sizes, method="GET"),
         "instanceView": Action(
             "Microsoft.Compute/virtualMachines/instanceView/read", run=_show_instance_view, method="GET"
         ),
