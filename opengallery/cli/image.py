@@ -76,7 +76,8 @@ def create(
     key, value = _source(arm, resource_group, source)
     properties: dict[str, Any] = {"hyperVGeneration": hyper_v_generation or "V1"}
     if key == "sourceVirtualMachine":
-        properties[key] = value
+        # It knows its own generation.
+        properties = {key: value, **({"hyperVGeneration": hyper_v_generation} if hyper_v_generation else {})}
     elif os_type is None:
         raise Misuse("Missing --os-type: only a VM knows its own.")
     else:

@@ -28,6 +28,7 @@ NOUNS = {
     "sig": Noun("sig", "Galleries, image definitions and image versions."),
     "image": Noun("image", "Managed images; `image import` makes one of a file."),
     "disk": Noun("disk", "Managed disks."),
+    "snapshot": Noun("snapshot", "Snapshots of disks."),
     "vm": Noun("vm", "Virtual machines."),
     "vmss": Noun("vmss", "Scale sets."),
     "replica": Noun("replica", "The replicas of an image version."),

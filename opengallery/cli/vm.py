@@ -102,6 +102,14 @@ add_delete(app, "vm", MACHINES, asks=True)
 add_action(app, "vm", "start", MACHINES, "start", "Start a machine.")
 add_action(app, "vm", "stop", MACHINES, "powerOff", "Power a machine off.")
 add_action(app, "vm", "deallocate", MACHINES, "deallocate", "Power a machine off and free what it holds.")
+add_action(
+    app,
+    "vm",
+    "generalize",
+    MACHINES,
+    "generalize",
+    "Say that a machine is ready to become an image, for good.",
+)
 
 
 @verb(

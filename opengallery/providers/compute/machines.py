@@ -66,7 +66,7 @@ def make(services: Services, machine: Resource) -> None:
             generation=image["generation"],
             vcpus=vcpus,
             memory_mib=memory_mib,
-            disk_size_bytes=image["diskBytes"],
+            disk_size_bytes=image.get("diskBytes", image["sizeBytes"]),
             seed=seed(machine),
             network=_network(services, machine),
             data_disks=data_disks(machine),

@@ -112,8 +112,7 @@ def _describe_machine(call: Call, new: Resource) -> None:
         "osType": disk["osType"],
         "osState": "Generalized",
         "caching": disk.get("caching", "ReadWrite"),
-        "managedDisk": {"id": disk["managedDisk"]["id"]},
-        "diskSizeGB": disk["diskSizeGB"],
+        **{name: disk[name] for name in ("managedDisk", "diskSizeGB") if name in disk},
     }
 
 

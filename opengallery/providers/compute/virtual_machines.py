@@ -154,7 +154,7 @@ def _create(work: Work) -> None:
 
 def _resize(work: Work, machine: Resource) -> None:
     """Give a machine that is there the size it should have; one that runs is started anew, as in Azure."""
-    if machine.private.get("madeSize") == _size(machine):
+    if machine.private.get("madeSize", _size(machine)) == _size(machine):
         return
     work.step("make", machines.make, work.services, machine)
     if machine.private["power"] == machines.RUNNING:
