@@ -238,6 +238,10 @@ def test_only_a_generalized_machine_becomes_an_image(api: Api, machine: str) -> 
     status, code, message = api.refused("POST", f"{machine}/generalize")
     assert (status, code) == (409, "OperationNotAllowed")
     assert "since the VM is running" in message
+    command = {"commandId": "RunShellScript", "script": ["true"]}
+    status, code, message = api.refused("POST", f"{machine}/runCommand", command)
+    assert (status, code) == (409, "VMAgentStatusCommunicationError")
+    assert "SSH" in message
     generalized(api, machine)
     view = api.get(f"{machine}/instanceView")
     assert "OSState/generalized" in [status["code"] for status in view["statuses"]]
@@ -262,10 +266,10 @@ def test_a_capture_outlives_its_machine_and_version(
     other = machine.replace("/vm", "/other")
     api.put(other, machine_body(api, own))
     generalized(api, other)
-    copy: Callable[[str, Path], None] = api.services.hypervisor.copy_disk
+    copy: Callable[[str, Path, int | None], None] = api.services.hypervisor.copy_disk
 
-    def copy_then_delete(machine_id: str, target: Path) -> None:
-        copy(machine_id, target)
+    def copy_then_delete(machine_id: str, target: Path, lun: int | None) -> None:
+        copy(machine_id, target, lun)
         monkeypatch.undo()
         # A thread of its own, as another client has: this one is inside of a step.
         deletion = threading.Thread(target=lambda: (api.delete(other), api.delete(own)))
