@@ -37,8 +37,9 @@ provider list|provider register|provider show|replica list|serve|sig create|sig 
 sig image-definition create|sig image-definition delete|sig image-definition list
 sig image-definition show|sig image-definition update|sig image-version create|sig image-version delete
 sig image-version list|sig image-version show|sig image-version update|sig image-version wait|sig list
-sig show|sig update|store collect|store stats
-store verify|vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm get-instance-view
+sig show|sig update|snapshot create|snapshot delete|snapshot list|snapshot show|store collect|store stats
+store verify|vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
+vm get-instance-view
 vm list|vm show|vm start|vm stop|vmss create|vmss delete|vmss delete-instances|vmss list
 vmss list-instances|vmss scale|vmss show
 """
