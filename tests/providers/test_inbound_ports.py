@@ -154,6 +154,9 @@ def test_rules_are_made_and_deleted_one_by_one(api: Api, group: str) -> None:
     assert [one["name"] for one in shown["properties"]["securityRules"]] == ["r100", "web"]
     assert shown["properties"]["securityRules"][1]["properties"]["priority"] == 201
     assert shown["tags"] == {"a": "b"}
+    defaults = [one["name"] for one in shown["properties"]["defaultSecurityRules"]]
+    assert "DenyAllInBound" in defaults
+    assert "defaultSecurityRules" in api.put(path, shown)["properties"]  # as sent back by a client
     refused = api.refused("PUT", f"{path}/securityRules/other", rule(100, "80"))
     assert refused[:2] == (400, "SecurityRuleConflict")
     for wrong in ("70000", "9-8", "x", "22,80"):

@@ -13,7 +13,7 @@ from opengallery.hypervisors.machine import Forward, HypervisorError
 from opengallery.providers.network.inbound_ports import inbound_ports
 
 SSH = 22
-_ANSWER_TIMEOUT_S = 3
+_ANSWER_TIMEOUT_S = 5
 
 log = structlog.get_logger()
 

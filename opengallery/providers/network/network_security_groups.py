@@ -3,10 +3,11 @@
 Source: Network Security Groups REST API, api-version 2022-01-01.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
+from opengallery.arm import handling
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_type import Properties, ResourceType
@@ -18,6 +19,17 @@ from opengallery.providers.network.uses import user_of
 Access = Annotated[str, Meta(pattern=r"^(?i:Allow|Deny)\Z")]
 Direction = Annotated[str, Meta(pattern=r"^(?i:Inbound|Outbound)\Z")]
 Protocol = Annotated[str, Meta(pattern=r"^(?i:Tcp|Udp|Icmp|Esp|Ah|\*)\Z")]
+
+
+_DEFAULTS = (
+    ("AllowVnetInBound", "Inbound", "Allow", 65000, "VirtualNetwork", "VirtualNetwork"),
+    ("AllowAzureLoadBalancerInBound", "Inbound", "Allow", 65001, "AzureLoadBalancer", "*"),
+    ("DenyAllInBound", "Inbound", "Deny", 65500, "*", "*"),
+    ("AllowVnetOutBound", "Outbound", "Allow", 65000, "VirtualNetwork", "VirtualNetwork"),
+    ("AllowInternetOutBound", "Outbound", "Allow", 65001, "*", "Internet"),
+    ("DenyAllOutBound", "Outbound", "Deny", 65500, "*", "*"),
+)
+"""Azure's default rules: name, direction, access, priority, source, destination."""
 
 
 class RuleProperties(Properties):
@@ -80,11 +92,34 @@ def _refuse_while_used(call: Call, group: Resource) -> None:
         )
 
 
+def _view(_call: Call, group: Resource) -> dict[str, Any]:
+    """The rules that come after those that are given."""
+    shown = []
+    for name, direction, access, priority, source, destination in _DEFAULTS:
+        rule = {
+            "name": name,
+            "properties": {
+                "protocol": "*",
+                "sourcePortRange": "*",
+                "destinationPortRange": "*",
+                "sourceAddressPrefix": source,
+                "destinationAddressPrefix": destination,
+                "access": access,
+                "priority": priority,
+                "direction": direction,
+            },
+        }
+        shown.append(handling.view_embedded(group, "defaultSecurityRules", rule))
+    return {"defaultSecurityRules": shown}
+
+
 RESOURCE_TYPE = ResourceType(
     "Microsoft.Network/networkSecurityGroups",
     NETWORK_VERSIONS,
     GroupProperties,
     embedded=frozenset({"securityRules"}),
+    read_only=frozenset({"defaultSecurityRules"}),
     check=_check,
+    view=_view,
     before_delete=_refuse_while_used,
 )
