@@ -1,18 +1,21 @@
 """Call: one authenticated request, as rules and views see it; and a durable work's view of the same."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select
 
 from opengallery.arm import resources
-from opengallery.arm.access import may
+from opengallery.arm.access import Assigned
 from opengallery.arm.errors import ArmError, resource_not_found
 from opengallery.arm.resource_id import MalformedId, ResourceId
 from opengallery.arm.resource_type import Registry
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.identity.principal import Principal
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -25,6 +28,14 @@ class Call:
     registry: Registry
     query: Mapping[str, str] = field(default_factory=dict)
     base_url: str = ""
+    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: Hashable, find: Callable[[], T]) -> T:
+        """What `find` finds, asked once in this transaction: for what many resources of one batch need."""
+        if name not in self._known:
+            self._known[name] = find()
+        found: T = self._known[name]
+        return found
 
     def get(self, resource_id: ResourceId | str) -> Resource | None:
         """A resource, or None."""
@@ -44,7 +55,8 @@ class Call:
 
     def may(self, action: str, scope: ResourceId) -> bool:
         """Whether the caller may take `action` at `scope`."""
-        return may(self.connection, self.principal, action, scope)
+        assigned = self.once("assigned", lambda: Assigned(self.connection, self.principal))
+        return assigned.may(action, scope)
 
     def authorize(self, action: str, scope: ResourceId) -> None:
         """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`."""

@@ -131,15 +131,20 @@ def assign_one(call: Call, nic: Resource, nat: NatRange) -> None:
     if nat.port_of(nic) is not None:
         return
     call.lock(nat.id.key)
-    column = resources.c.private["natPorts"][nat.place].as_integer()
-    taken = set(
-        call.connection.scalars(select(column).where(resources.c.type == NIC.lower(), column.is_not(None)))
-    )
+    taken = call.once(("NAT ports", nat.place), lambda: _taken(call, nat))
     free = next((port for port in nat.ports if port not in taken), None)
     if free is None:
         log.warning("no NAT port is left: widen the range", range=str(nat.id), interface=str(nic.id))
         return
+    taken.add(free)
     nic.private = {**nic.private, "natPorts": {**nic.private.get("natPorts", {}), nat.place: free}}
+
+
+def _taken(call: Call, nat: NatRange) -> set[int]:
+    """The ports of a range that interfaces have."""
+    column = resources.c.private["natPorts"][nat.place].as_integer()
+    query = select(column).where(resources.c.type == NIC.lower(), column.is_not(None))
+    return set(call.connection.scalars(query))
 
 
 def behind(connection: Connection, balancer: ResourceId) -> list[Resource]:
