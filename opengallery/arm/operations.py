@@ -306,8 +306,9 @@ def _handler(work: Work) -> Any:
 def _remove(work: Work, declared: ResourceType) -> None:
     """Delete; and again when work that was canceled has ended, for it may have made something meanwhile."""
     assert declared.remove is not None
+    canceled = work.step("find canceled work", _canceled_work, work)
     declared.remove(work)
-    if canceled := work.step("find canceled work", _canceled_work, work):
+    if canceled:
         work.step("wait for canceled work", _wait_for_end, work, canceled)
         declared.remove(work)
 
