@@ -34,7 +34,8 @@ class Run:
         """Whether each digest can be here; `marks` are those of `marks_of`."""
         if self.filters is None:
             return np.ones(len(heads), bool)
-        return (self.filters[buckets_of(heads, len(self.filters))] & marks) == marks
+        found: NDArray[np.bool_] = (self.filters[buckets_of(heads, len(self.filters))] & marks) == marks
+        return found
 
     def search(self, heads: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the first position of each head, or where it would stand."""
