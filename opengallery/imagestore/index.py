@@ -9,6 +9,8 @@ synced.
 
 Runs of about one size are merged when there are `FAN_IN` of them, slice by slice, so that their number
 grows with the logarithm of the blocks and the memory not at all. Files have fences and filters (`runs`).
+The newest runs are searched first: a block that was written anew, since its old place had become a
+bad one (`scatter`), is found where it lies now. Larger runs are older, by the way they are merged.
 """
 
 import secrets
@@ -60,6 +62,7 @@ class Index:
         directory.mkdir(parents=True, exist_ok=True)
         for file in sorted(directory.glob("*.run")):
             self._load(file)
+        self._runs = tuple(sorted(self._runs, key=_age))
         for leftover in directory.glob("*.new"):
             with suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - LEFTOVER_S:
@@ -96,7 +99,7 @@ class Index:
                 np.array([number], np.int64),
                 np.array([0, len(order)], np.int64),
             )
-            self._runs = (*self._runs, run)
+            self._runs = (run, *self._runs)
             self._settle_memory()
 
     def lookup(self, digests: Digests) -> NDArray[np.int64]:
@@ -204,8 +207,7 @@ class Index:
             sizes: dict[int, list[Run]] = {}
             for run in self._runs:
                 if run.file is not None:
-                    size = max(0, (len(run.head) // SMALLEST_ENTRIES).bit_length() + 1) // 2
-                    sizes.setdefault(size, []).append(run)
+                    sizes.setdefault(_size_class(run), []).append(run)
             crowded = [runs for runs in sizes.values() if len(runs) >= FAN_IN]
             if not crowded:
                 return
@@ -225,8 +227,7 @@ class Index:
             merged = Run(*whole, numbers, starts)
         gone = {id(run) for run in runs}
         kept = [run for run in self._runs if id(run) not in gone]
-        # The largest first: most of what is found is found there.
-        self._runs = tuple(sorted((*kept, *([merged] if merged else [])), key=lambda run: -len(run.head)))
+        self._runs = tuple(sorted((*kept, *([merged] if merged else [])), key=_age))
         for run in runs:
             if run.file is not None:
                 run.file.unlink(missing_ok=True)
@@ -343,7 +344,18 @@ class Index:
             fences,
             fields[5].view(np.uint64),
             file,
+            file.stat().st_mtime_ns,
         )
+
+
+def _size_class(run: Run) -> int:
+    """Runs of one class are merged with each other, into one of the next."""
+    return max(0, (len(run.head) // SMALLEST_ENTRIES).bit_length() + 1) // 2
+
+
+def _age(run: Run) -> tuple[int, int]:
+    """Sorts the newest first: what is in memory, then small files before large ones."""
+    return -1 if run.file is None else _size_class(run), -run.made_ns
 
 
 def _head(count: int, bits: int, pack_ids: list[str], starts: NDArray[np.int64]) -> bytes:

@@ -6,8 +6,9 @@ tens of millions of digests each step of a search is a cache miss, so a filter's
 before anything else.
 """
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ class Run:
     fences: NDArray[np.uint32] | None = None
     filters: NDArray[np.uint64] | None = None
     file: Path | None = None
+    made_ns: int = field(default_factory=time.time_ns)
 
     def may_hold(self, heads: NDArray[np.uint64], marks: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Whether each digest can be here; `marks` are those of `marks_of`."""
@@ -97,7 +99,10 @@ def fences_and_filters(
 def merged_slices(
     runs: list[Run], bases: list[NDArray[np.int64]], cuts: NDArray[np.uint64]
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32]]]:
-    """Yield head, more and rank of the entries that stay, in order, in slices that begin at `cuts`."""
+    """Yield head, more and rank of the entries that stay, in order, in slices that begin at `cuts`.
+
+    Of equal heads those of the first run come first.
+    """
     slices = len(cuts) + 1
     bounds = [[0, *np.searchsorted(run.head, cuts).tolist(), len(run.head)] for run in runs]
     for number in range(slices):
