@@ -111,6 +111,9 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         source = call.linked(
             text, where, "Microsoft.Compute/disks", "Microsoft.Compute/galleries/images/versions"
         )
+        if source.id.type == RESOURCE_TYPE.type:
+            # A copy gives its owner the bytes: that takes the right to export them, as on Azure.
+            call.linked(text, where, RESOURCE_TYPE.type, action="beginGetAccess/action")
         held = complete(call.connection, source.key, new.location)
         if not held:
             raise invalid_parameter(
