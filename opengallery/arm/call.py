@@ -70,19 +70,19 @@ class Call:
                 status=403,
             )
 
-    def linked(self, text: str, target: str, *types: str) -> Resource:
-        """The resource that a property names, which the caller must be able to read.
+    def linked(self, text: str, target: str, *types: str, action: str = "read") -> Resource:
+        """The resource that a property names, on which the caller must be allowed `action` of its type.
 
         Raises 400 for a malformed id or a type not among `types`, 403 `LinkedAuthorizationFailed`,
         404 `NotFound` when it isn't there.
         """
         resource_id = parse_linked(text, target, *types)
-        action = f"{resource_id.type}/read"
+        action = f"{resource_id.type}/{action}"
         if not self.may(action, resource_id):
             raise ArmError(
                 "LinkedAuthorizationFailed",
                 f"The client '{self.principal.object_id}' needs permission to perform action '{action}' on the "
-                f"linked scope '{resource_id}'. Ask its owner for the role Reader there.",
+                f"linked scope '{resource_id}'. Ask its owner for a role with that action there.",
                 target=target,
                 status=403,
             )

@@ -111,6 +111,9 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
                 where, f"createOption {data['createOption']} needs a source. Give --source ID."
             )
         source = call.linked(text, where, sources.DISK, sources.SNAPSHOT, _VERSION)
+        if source.id.type in (sources.DISK, sources.SNAPSHOT):
+            # A copy gives its owner the bytes: that takes the right to export them, as on Azure.
+            call.linked(text, where, source.id.type, action="beginGetAccess/action")
         sources.describe_copy(call, new, source, where)
         return
     size = data.get("uploadSizeBytes")
