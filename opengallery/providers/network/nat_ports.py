@@ -148,13 +148,14 @@ def _taken(call: Call, nat: NatRange) -> set[int]:
 
 
 def behind(connection: Connection, balancer: ResourceId) -> list[Resource]:
-    """The interfaces that name a part of the load balancer."""
+    """The interfaces that name a part of the load balancer, by their keys."""
     text = func.lower(cast(resources.c.properties, String))
-    query = select(resources.c.key).where(
+    is_behind = (
         resources.c.type == NIC.lower(),
         resources.c.subscription == (balancer.subscription or "").lower(),
         text.contains(f'"{balancer.key}/', autoescape=True),
     )
+    query = select(resources.c.key).where(*is_behind).order_by(resources.c.key)
     found = (rows.get(connection, key) for key in connection.scalars(query).all())
     return [nic for nic in found if nic is not None]
 
