@@ -41,7 +41,7 @@ from opengallery.identity.http import identity_routes
 from opengallery.identity.keys import SigningKeys
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
-from opengallery.providers.compute import machines, network_changes, replicas
+from opengallery.providers.compute import failover, hydration, network_changes, replicas
 from opengallery.providers.compute.boot_diagnostics import BootDiagnosticsEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
@@ -166,9 +166,16 @@ def start_work(services: Services) -> None:
     DBOS(config=config)
     DBOS.launch()
     services.hypervisor.adopt()
-    services.replica_servers.start(_reading_regions(services))
+    services.replica_servers.start(_read_stores(services))
     operations.resume(services)
-    for watch in (replicas.watch, machines.watch, network_changes.watch, automatic_upgrades.watch):
+    watches = (
+        replicas.watch,
+        failover.watch,
+        hydration.watch,
+        network_changes.watch,
+        automatic_upgrades.watch,
+    )
+    for watch in watches:
         threading.Thread(target=watch, args=(services,), name=watch.__module__, daemon=True).start()
     threading.Thread(
         target=upkeep.run,
@@ -178,9 +185,9 @@ def start_work(services: Services) -> None:
     ).start()
 
 
-def _reading_regions(services: Services) -> list[str]:
+def _read_stores(services: Services) -> set[tuple[str, str]]:
     with services.database.read() as connection:
-        return placement.reading_regions(connection)
+        return {(region, store) for region, store, *_ in placement.read_replicas(connection)}
 
 
 def stop_work(services: Services) -> None:
