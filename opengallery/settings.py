@@ -61,6 +61,7 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
     ssh_wait_s: int = 90
     user: str = "nobody"
     accelerator: Literal["auto", "tcg"] = "auto"
+    keep_running: bool = False
     hydration_mib_per_s: Annotated[int, msgspec.Meta(ge=0)] = 32
 
     @property

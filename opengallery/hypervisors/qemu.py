@@ -262,8 +262,11 @@ class Qemu:
         return {name: self.state(name) for name in names}
 
     def close(self) -> None:
-        """Stop every machine and end: no process is left behind."""
+        """Stop every machine and end: no process is left behind, unless the settings keep them running."""
         self._closed = True
+        if self._settings.keep_running:
+            self._qmp.close()
+            return
         running = [path.parent.name for path in self._machines.glob("*/run.json")]
         if running:
             with ThreadPoolExecutor(min(16, len(running))) as pool:

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,7 +28,8 @@ import structlog
 
 from opengallery.database import Database
 from opengallery.replica_server.cookies import sign
-from opengallery.replica_server.process import ReplicaServerFailed, end, spawn, tell
+from opengallery.replica_server.handover import Handover, take_over
+from opengallery.replica_server.process import ReplicaServerFailed, end, leave, spawn, tell
 from opengallery.replica_server.protocol import BACKLOG, Counters, Start
 from opengallery.replication.keys import secret_file
 from opengallery.replication.places import StorePlaces
@@ -52,6 +53,7 @@ class _Server:
     region: str
     store: str | None
     listener: socket.socket
+    handover: Handover | None = None
     process: subprocess.Popen[str] | None = None
     started_s: float = 0.0
     known: set[tuple[str, str]] = field(default_factory=set)
@@ -81,6 +83,9 @@ class ReplicaServers:
         self._is_one_a_store = settings.replicas.server_for == "store"
         self._cookie_key = signing_key(settings.data)
         self._counters_secret = secrets.token_urlsafe(32)
+        self._does_keep = settings.machines.keep_running
+        self._handovers = settings.data / "replica-servers"
+        self._handovers.mkdir(mode=0o700, exist_ok=True)
         self._ports = settings.data / "replica-servers.json"
         self._servers: dict[str, _Server] = {}
         self._work: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
@@ -93,9 +98,17 @@ class ReplicaServers:
         self._watcher.start()
 
     def start(self, stores: Iterable[tuple[str, str]]) -> None:
-        """Start the servers of these (region, store) now: those that machines read, after a restart."""
+        """Start the servers of these (region, store) now: those that machines read, after a restart.
+
+        Servers that an earlier control plane left serving are succeeded by new ones, or ended.
+        """
         for region, store in stores:
             self.address(region, store)
+        for path in self._handovers.glob("*.sock"):
+            if path.stem not in self._servers and (left := take_over(path)):
+                self._succeed(left)
+                left.listener.close()
+                path.unlink(missing_ok=True)
 
     def address(self, region: str, store: str) -> tuple[str, int]:
         """Host and port of the server of a store, which is started if it doesn't run.
@@ -171,13 +184,32 @@ class ReplicaServers:
             if server.process is not None and server.process.poll() is None
         }
 
-    def close(self) -> None:
-        """End every server, and the thread that watches them. Ports stay theirs."""
+    def close(self, kept: Collection[tuple[str, str]] = ()) -> None:
+        """End every server but those of `kept` (region, store), and the thread that watches them.
+
+        Ports stay theirs.
+        """
+        names = {store if self._is_one_a_store else region for region, store in kept}
         self._closing.set()
         self._watcher.join()
         for server in self._servers.values():
-            end(server.process)
+            if server.name in names and self._does_keep:
+                leave(server.process)
+            else:
+                end(server.process)
+                self._handover(server.name).unlink(missing_ok=True)
             server.listener.close()
+
+    def _handover(self, name: str) -> Path:
+        return self._handovers / f"{name}.sock"
+
+    def _succeed(self, left: Handover) -> None:
+        """End a server of an earlier control plane, and count what it did after that had gone."""
+        counters = left.end()
+        with self._counting:
+            for store, image, count in counters.served:
+                self._unrecorded[store, image] += count
+            self._corrupt |= {(store, tenant, image) for store, tenant, image, _ in counters.corrupt}
 
     def _server(self, region: str, store: str) -> _Server:
         server = self._servers.get(store if self._is_one_a_store else region)
@@ -225,7 +257,8 @@ class ReplicaServers:
         name = store or region
         server = self._servers.get(name)
         if server is None:
-            server = _Server(name, region, store, self._listen(name))
+            left = take_over(self._handover(name)) if self._handover(name).exists() else None
+            server = _Server(name, region, store, left.listener if left else self._listen(name), left)
         if server.process is None or server.process.poll() is not None:
             try:
                 self._spawn(server)
@@ -267,8 +300,9 @@ class ReplicaServers:
             cache_bytes=self._cache_bytes,
             index=str(self._data / "index"),
             places=places,
+            handover=str(self._handover(server.name)) if self._does_keep else None,
         )
-        process = spawn(server.listener)
+        process = spawn(server.listener, self._handovers / server.name)
         with server.talking:
             server.known = {(place.name, tenant) for place in places.stores for tenant in places.keys}
             try:
@@ -277,6 +311,11 @@ class ReplicaServers:
                 end(process)
                 raise
             server.process = process
+        if server.handover is not None:
+            self._succeed(server.handover)
+            server.handover = None
+            if not self._does_keep:
+                self._handover(server.name).unlink(missing_ok=True)
 
     def _places(self, server: _Server) -> StorePlaces:
         keys = self._stores.keys
