@@ -47,6 +47,7 @@ class ReplicaSettings(msgspec.Struct, forbid_unknown_fields=True):
     """What a replica server may use."""
 
     cache_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
+    server_for: Literal["region", "store"] = "region"
 
 
 class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,6 +61,8 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
     ssh_wait_s: int = 90
     user: str = "nobody"
     accelerator: Literal["auto", "tcg"] = "auto"
+    keep_running: bool = False
+    hydration_mib_per_s: Annotated[int, msgspec.Meta(ge=0)] = 32
 
     @property
     def bearable_memory_mib(self) -> int:

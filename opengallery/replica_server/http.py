@@ -79,14 +79,18 @@ class ReplicaApplication:
         """Answer what is no request."""
         yield _words(None, bad.status, bad.message.encode(), {})
 
+    def counters(self) -> Counters:
+        """What was sent since the start, and which reads found bad blocks."""
+        return Counters(
+            served=[(*replica, count) for replica, count in list(self._served.items())],
+            corrupt=[(*replica, count) for replica, count in list(self._images.corrupt.items())],
+        )
+
     def _counters(self, request: Request) -> Words:
         if not hmac.compare_digest(request.headers.get(b"authorization", b""), self._bearer):
             raise Refused(403, "The counters are for the control plane only.")
-        counters = Counters(
-            served=[(*replica, count) for replica, count in self._served.items()],
-            corrupt=[(*replica, count) for replica, count in list(self._images.corrupt.items())],
-        )
-        return _words(request, 200, msgspec.json.encode(counters), {"content-type": "application/json"})
+        counters = msgspec.json.encode(self.counters())
+        return _words(request, 200, counters, {"content-type": "application/json"})
 
     def _image(self, request: Request) -> Steps:
         found = IMAGE_PATH.fullmatch(request.path)
