@@ -42,11 +42,26 @@ def add_verbs(app: typer.Typer) -> None:
 
 def _add_list(app: typer.Typer) -> None:
     @verb(
-        app, "list-instances", ["gallery vmss list-instances -g myRG -n myScaleSet"], columns=INSTANCE_COLUMNS
+        app,
+        "list-instances",
+        [
+            "gallery vmss list-instances -g myRG -n myScaleSet",
+            "gallery vmss list-instances -g myRG -n myScaleSet --expand instanceView -o json",
+        ],
+        columns=INSTANCE_COLUMNS,
     )
-    def list_instances(arm: "ArmClient", resource_group: Group, name: Name) -> Any:
+    def list_instances(
+        arm: "ArmClient",
+        resource_group: Group,
+        name: Name,
+        expand: Annotated[
+            str | None,
+            typer.Option("--expand", metavar="instanceView", help="Add what each machine does."),
+        ] = None,
+    ) -> Any:
         """List the machines of a scale set."""
-        return arm.list(resource_id(arm.subscription, resource_group, SCALE_SETS, name), INSTANCES)
+        scale_set = resource_id(arm.subscription, resource_group, SCALE_SETS, name)
+        return arm.list(scale_set, INSTANCES, {"$expand": expand} if expand else None)
 
 
 def _add_action(app: typer.Typer, word: str, action: str, help_text: str) -> None:

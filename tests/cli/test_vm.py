@@ -212,7 +212,10 @@ def test_scale_and_delete_instances_send_what_az_sends(arm: StandIn, gallery: Ga
     gallery("vmss", "delete-instances", "-g", "rg", "-n", "s", "--instance-ids", "0", "3")
     assert arm.calls("POST", "/s/delete$")[-1].json == {"instanceIds": ["0", "3"]}
     arm.add(f"{path}/virtualMachines/0", {"instanceId": "0"})
-    assert len(gallery("vmss", "list-instances", "-g", "rg", "-n", "s").json) == 1
+    listing = ("vmss", "list-instances", "-g", "rg", "-n", "s")
+    assert len(gallery(*listing).json) == 1
+    gallery(*listing, "--expand", "instanceView")
+    assert arm.calls("GET", "/s/virtualMachines$")[-1].query["$expand"] == "instanceView"
 
 
 @pytest.mark.parametrize(
