@@ -4,10 +4,10 @@
 #
 # Needs no root, no mounts, no loop devices, but these packages:
 #   apt-get install busybox-static dropbear-bin syslinux syslinux-efi mtools dosfstools cpio openssl zstd
-# and apt's package lists, from which it downloads the kernel. Does nothing when OUTPUT.raw is there.
+# and apt's package lists, from which it downloads the kernel and the agent. Does nothing when OUTPUT.raw is there.
 #
 # The guest takes host name, user and SSH keys from a cloud-init NoCloud seed (an ISO with a file
-# meta-data), serves SSH on port 22, and prints on ttyS0:
+# meta-data), serves SSH on port 22, runs the QEMU guest agent, and prints on ttyS0:
 #   READY <host name> <first 16 hex digits of the SHA-256 of its payload> version=<NAME> boots=<N>
 # The payload is 16 MiB that do not compress; its whole SHA-256 is written to OUTPUT.raw.payload.
 # A variant differs only in its version file, as the next version of an image would. In the guest,
@@ -87,6 +87,20 @@ add_program() {
   done
 }
 
+# The guest agent, with the libraries that the root lacks. It is not installed here: a host may be somebody's guest.
+fetch_agent() {
+  local library
+  (cd "$work" && apt-get -q download qemu-guest-agent > download.log 2>&1) || fail "$(cat "$work/download.log")"
+  dpkg-deb -x "$work"/qemu-guest-agent_*.deb "$work/package"
+  rm "$work"/qemu-guest-agent_*.deb
+  mkdir "$work/agent"
+  cp "$work/package/usr/sbin/qemu-ga" "$work/agent/"
+  ! ldd "$work/agent/qemu-ga" | grep 'not found' >&2 || fail "The guest agent's libraries are missing: apt-get install qemu-utils"
+  for library in $(ldd "$work/agent/qemu-ga" | grep -o '/[^ ]*'); do
+    [ -f "$root$library" ] || cp -L "$library" "$work/agent/"
+  done
+}
+
 write_init() {
   cat > "$root/init" << 'INIT'
 #!/bin/sh
@@ -150,6 +164,14 @@ stop() { killall dropbear; sync; umount /disk; poweroff -f; }
 trap stop USR2 TERM
 payload=$(sha256sum /disk/payload.bin | cut -c 1-16)
 echo "READY $name $payload version=$(cat /disk/version) boots=$boots uptime=$(cut -d ' ' -f 1 /proc/uptime)" > /dev/ttyS0
+
+# It runs from memory, so that the disk can be unmounted.
+port=$(grep -lx org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name 2> /dev/null | head -n 1)
+if [ -n "$port" ]; then
+  device=/dev/$(basename "$(dirname "$port")")
+  (cp -r /disk/agent /run/ && LD_LIBRARY_PATH=/run/agent exec setsid /run/agent/qemu-ga -p "$device" -t /run) 2> /dev/null &
+fi
+
 while :; do setsid cttyhack sh < /dev/ttyS0 > /dev/ttyS0 2>&1; sleep 1; done &
 while :; do wait; sleep 1; done
 INIT
@@ -166,11 +188,12 @@ LEASE
 }
 
 fetch_kernel
-add_modules virtio_pci virtio_blk virtio_net vfat nls_cp437 nls_ascii isofs button evdev
+add_modules virtio_pci virtio_blk virtio_net virtio_console vfat nls_cp437 nls_ascii isofs button evdev
 add_program dropbear
 add_program dropbearkey
 cp "$(readlink -f "$(command -v busybox)")" "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
+fetch_agent
 write_init
 find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
 (cd "$root" && find . | sort | cpio -o -H newc --quiet --reproducible -R 0:0) | zstd -19 -q > "$work/initrd"
@@ -188,7 +211,7 @@ CONFIG
 (openssl enc -aes-128-ctr -K 00112233445566778899aabbccddeeff -iv 00 -in /dev/zero 2> /dev/null || true) \
   | head -c ${payload_mib}M > "$work/payload.bin"
 echo "$variant" > "$work/version"
-find "$work" -maxdepth 1 -type f -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
+find "$work" "$work/agent" -maxdepth 1 -type f -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
 
 # One FAT partition at 1 MiB with clusters of 4 KiB, so that equal files are equal blocks of the image.
 disk=$output.$$
@@ -197,8 +220,9 @@ rm -f "$disk"
 truncate -s ${disk_mib}M "$disk"
 mkfs.fat --invariant --offset $partition_sector -F 16 -s 8 -i 09a11e41 -n BOOT "$disk" $(((disk_mib - 1) * 1024)) > /dev/null
 partition=$disk@@${partition_sector}s
-mmd -i "$partition" ::/EFI ::/EFI/BOOT
+mmd -i "$partition" ::/EFI ::/EFI/BOOT ::/agent
 mcopy -m -i "$partition" "$work/vmlinuz" "$work/initrd" "$work/syslinux.cfg" "$work/payload.bin" "$work/version" ::/
+mcopy -m -i "$partition" "$work"/agent/* ::/agent/
 mcopy -m -i "$partition" "$work/syslinux.cfg" ::/EFI/BOOT/syslinux.cfg
 mcopy -i "$partition" /usr/lib/syslinux/modules/efi64/ldlinux.e64 ::/EFI/BOOT/ldlinux.e64
 mcopy -i "$partition" /usr/lib/SYSLINUX.EFI/efi64/syslinux.efi ::/EFI/BOOT/BOOTX64.EFI

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opengallery.hypervisors.accelerator import Accelerator
+from opengallery.hypervisors.guest_agent import CHANNEL
 from opengallery.hypervisors.machine import Generation, GuestNetwork, HypervisorError, ReplicaUrl
+from opengallery.hypervisors.qmp import listen
 
 # How long QEMU waits for a replica that is silent, at every read, before it turns to the next.
 REPLICA_TIMEOUT_S = 3
@@ -59,6 +61,12 @@ class Descriptors:
         self.fds.append(fd)
         os.write(fd, content.encode())
         return f"/proc/self/fd/{fd}"
+
+    def listener(self, socket_path: Path) -> int:
+        """Make the socket on which QEMU will answer, and return its descriptor."""
+        fd = listen(socket_path).detach()
+        self.fds.append(fd)
+        return fd
 
     def arguments(self) -> list[str]:
         """Return the arguments that make the sets."""
@@ -182,6 +190,14 @@ def device_arguments(seed_file: Path, console_file: Path, qmp_fd: int, files: De
         *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
         *("-device", f"VGA,vgamem_mb={SCREEN_MIB}"),
         *("-chardev", f"socket,id=qmp,fd={qmp_fd},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
+    ]
+
+
+def agent_arguments(agent_fd: int) -> list[str]:
+    """Describe the channel on which an agent in the guest answers, if its image has one."""
+    return [
+        *("-chardev", f"socket,id=agent,fd={agent_fd},server=on,wait=off"),
+        *("-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=agent,name={CHANNEL}"),
     ]
 
 

@@ -7,6 +7,7 @@ seed.iso       its cloud-init seed          vars.fd     its UEFI variables (V2)
 run.json       its process, the replicas that it reads and the ports that lead to it, while it runs
 hydrated       there when os.qcow2 holds the whole image: nothing is read from replicas any more
 qmp.sock       QEMU's control socket        console.log, qemu.log   what guest and QEMU said
+agent.sock     the channel to an agent in the guest
 """
 
 import os
@@ -101,6 +102,7 @@ class MachineFolder:
         self.seed = self.path / "seed.iso"
         self.variables = self.path / "vars.fd"
         self.qmp = self.path / "qmp.sock"
+        self.agent = self.path / "agent.sock"
         self.console = self.path / "console.log"
         self.qemu_log = self.path / "qemu.log"
         self._parts = self.path / "machine.json"
@@ -166,6 +168,7 @@ class MachineFolder:
         """Forget the run: its process has ended."""
         self._run.unlink(missing_ok=True)
         self.qmp.unlink(missing_ok=True)
+        self.agent.unlink(missing_ok=True)
 
     def shorten_logs(self) -> None:
         """Keep the last part of the logs, which are shared by all starts of the machine."""

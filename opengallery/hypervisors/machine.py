@@ -4,7 +4,8 @@ Every call may be made again, also after a crash in the middle of the same call:
 already is left as it is.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -37,6 +38,14 @@ class StartFailed(HypervisorError):
 
     def __init__(self, machine_id: str, said: str) -> None:
         super().__init__(f"Machine '{machine_id}' did not start: {said or 'its process ended silently'}")
+
+
+class GaveUp(HypervisorError):
+    """A command did not end in time, or the server ends; it may still run in the guest."""
+
+
+class NoAgent(HypervisorError):
+    """No agent answers in the guest: its image has none, it is not up yet, or it hangs."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,26 @@ class MachineSpec:
 
 
 @dataclass(frozen=True)
+class GuestCommand:
+    """A program to run in a guest, as its administrator."""
+
+    path: str
+    arguments: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes = field(default=b"", repr=False)
+    timeout_s: float = 60
+
+
+@dataclass(frozen=True)
+class Executed:
+    """How a command in a guest ended, and what it said. A killed one has no status."""
+
+    status: int | None
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True)
 class Hydration:
     """How much of its image a machine's own disk holds, and what its guest has read in this run."""
 
@@ -146,6 +175,12 @@ class Hypervisor(Protocol):
 
     def screenshot(self, machine_id: str) -> bytes:
         """Return what the running machine shows on its screen, as PNG."""
+
+    def execute(self, machine_id: str, command: GuestCommand, ending: threading.Event) -> Executed:
+        """Run `command` in the running guest, through the agent that its image holds.
+
+        Raises `NoAgent`, and `GaveUp` when it takes too long or when `ending` is set.
+        """
 
     def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
         """Copy what the machine wrote, a qcow2 file over its image, to `target`, and bring it to the disk.

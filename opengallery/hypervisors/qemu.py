@@ -4,7 +4,6 @@ The processes outlive a server that is killed; the next one adopts them. See `fo
 kept of a machine, `arguments` for what QEMU is told, `process` for how it runs.
 """
 
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,14 @@ from typing import Any
 
 import msgspec
 
-from opengallery.hypervisors import arguments, hydration, port_forwarding, process
+from opengallery.hypervisors import arguments, guest_agent, hydration, port_forwarding, process
 from opengallery.hypervisors.accelerator import choose_accelerator
 from opengallery.hypervisors.copying import copy_overlay, holding_still
 from opengallery.hypervisors.folder import MachineFolder, Parts, Run, marker
 from opengallery.hypervisors.machine import (
+    Executed,
     Forward,
+    GuestCommand,
     Hydration,
     HypervisorError,
     MachineSpec,
@@ -32,7 +33,7 @@ from opengallery.hypervisors.machine import (
     State,
 )
 from opengallery.hypervisors.probe import probe
-from opengallery.hypervisors.qmp import Command, Qmp, QmpRefused, QmpUnavailable, listen
+from opengallery.hypervisors.qmp import Command, Qmp, QmpRefused, QmpUnavailable
 from opengallery.hypervisors.screen import take_screenshot
 from opengallery.settings import Settings
 
@@ -127,6 +128,12 @@ class Qemu:
                 return take_screenshot(partial(self._qmp.execute, folder.qmp))
             except (QmpUnavailable, QmpRefused) as error:
                 raise HypervisorError(f"Machine '{machine_id}' shows no screen: {error}") from error
+
+    def execute(self, machine_id: str, command: GuestCommand, ending: threading.Event) -> Executed:
+        """Run `command` in the running guest. Raises `NoAgent`, `GaveUp`."""
+        folder = self._folder(machine_id)
+        self._running(folder)
+        return guest_agent.execute(folder.agent, command, ending)
 
     def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
         """Copy the machine's overlay, or a data disk; a running machine pauses meanwhile."""
@@ -276,10 +283,10 @@ class Qemu:
     def _launch(self, folder: MachineFolder, parts: Parts, live: dict[int, ReplicaUrl]) -> None:
         folder.shorten_logs()
         files = arguments.Descriptors()
-        with closing(files), listen(folder.qmp) as listener, folder.qemu_log.open("ab") as log_file:
+        with closing(files), folder.qemu_log.open("ab") as log_file:
             child = process.spawn(
-                self._arguments(folder, parts, live, files, listener),
-                fds=[*files.fds, listener.fileno()],
+                self._arguments(folder, parts, live, files),
+                fds=files.fds,
                 user=self._settings.user,
                 log=log_file,
             )
@@ -303,7 +310,6 @@ class Qemu:
         parts: Parts,
         live: dict[int, ReplicaUrl],
         files: arguments.Descriptors,
-        listener: socket.socket,
     ) -> list[str]:
         with self._accelerator_lock:
             accelerator = choose_accelerator(
@@ -316,8 +322,9 @@ class Qemu:
             *arguments.processor_arguments(accelerator, vcpus, memory_mib),
             *arguments.disk_arguments(folder.overlay, live, files),
             *arguments.network_arguments(parts.network),
-            *arguments.device_arguments(folder.seed, folder.console, listener.fileno(), files),
+            *arguments.device_arguments(folder.seed, folder.console, files.listener(folder.qmp), files),
             *arguments.data_disk_arguments({lun: folder.data_disk(lun) for lun in parts.luns}, files),
+            *arguments.agent_arguments(files.listener(folder.agent)),
         ]
         name = ("-name", folder.marker)
         return ["qemu-system-x86_64", *name, *arguments.CONFINED, *files.arguments(), *described]

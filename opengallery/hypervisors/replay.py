@@ -25,11 +25,14 @@ import structlog
 
 from opengallery.hypervisors.folder import MACHINE_ID
 from opengallery.hypervisors.machine import (
+    Executed,
     Forward,
+    GuestCommand,
     Hydration,
     HypervisorError,
     MachineNotFound,
     MachineSpec,
+    NoAgent,
     NoLiveReplica,
     Port,
     ReplicaUrl,
@@ -171,6 +174,10 @@ class Replay:
     def screenshot(self, machine_id: str) -> bytes:
         """Refuse: a replayed machine has no screen."""
         raise HypervisorError(f"Machine '{machine_id}' only replays a recorded boot, and has no screen.")
+
+    def execute(self, machine_id: str, command: GuestCommand, ending: threading.Event) -> Executed:
+        """Refuse: a replayed machine has no guest."""
+        raise NoAgent(f"machine '{machine_id}' only replays a recorded boot, and has no guest")
 
     def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
         """Refuse: a replayed machine writes nothing, and has no disk."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from opengallery.hypervisors import guest_agent
 from opengallery.replication import placement, progress
 
 from .conftest import Api
@@ -223,7 +224,9 @@ def test_a_machines_disk_is_shown_and_goes_with_it(api: Api, published: str, mac
     assert api.ask("GET", disk).status_code == 404
 
 
-def test_only_a_generalized_machine_becomes_an_image(api: Api, machine: str) -> None:
+def test_only_a_generalized_machine_becomes_an_image(
+    api: Api, machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = "resourceGroups/captures/providers/Microsoft.Compute/images/early"
     status, code, message = api.refused("PUT", image, image_from(api, machine))
     assert (status, code) == (409, "OperationNotAllowed")
@@ -239,10 +242,14 @@ def test_only_a_generalized_machine_becomes_an_image(api: Api, machine: str) -> 
     assert (status, code) == (409, "OperationNotAllowed")
     assert "since the VM is running" in message
     command = {"commandId": "RunShellScript", "script": ["true"]}
-    status, code, message = api.refused("POST", f"{machine}/runCommand", command)
-    assert (status, code) == (409, "VMAgentStatusCommunicationError")
-    assert "SSH" in message
+    monkeypatch.setattr(guest_agent, "ANSWER_S", 1)
+    ended = api.operation(api.ask("POST", f"{machine}/runCommand", command))
+    assert ended["error"]["code"] == "VMAgentStatusCommunicationError"
+    assert "SSH" in ended["error"]["message"]
     generalized(api, machine)
+    status, code, message = api.refused("POST", f"{machine}/runCommand", command)
+    assert (status, code) == (409, "OperationNotAllowed")
+    assert "since it does not run" in message
     view = api.get(f"{machine}/instanceView")
     assert "OSState/generalized" in [status["code"] for status in view["statuses"]]
     for action in ("start", "restart"):

@@ -23,6 +23,7 @@ from opengallery.providers.compute import (
     machine_disks,
     machine_ports,
     machines,
+    run_command,
 )
 from opengallery.providers.compute.boot_diagnostics import boot_diagnostics
 from opengallery.providers.compute.image_references import refer
@@ -214,16 +215,6 @@ def _unless_generalized(operation: str) -> Any:
     return check
 
 
-def _refuse_command(_call: Call, machine: Resource, _body: dict[str, Any]) -> None:
-    """Say what is so: nothing here talks to an agent in the guest."""
-    raise ArmError(
-        "VMAgentStatusCommunicationError",
-        f"VM '{machine.id.name}' has not reported status for VM agent: this server talks to no agent in a guest. "
-        "Run the command by SSH, at the machine's public IP address (az vm list-ip-addresses).",
-        status=409,
-    )
-
-
 def _not_allowed(operation: str, machine: Resource, reason: str) -> ArmError:
     return ArmError(
         "OperationNotAllowed",
@@ -330,7 +321,7 @@ RESOURCE_TYPE = ResourceType(
         "powerOff": Action(_permission("powerOff"), fulfil=_stop("stopped")),
         "deallocate": Action(_permission("deallocate"), fulfil=_stop("deallocated")),
         "restart": Action(_permission("restart"), fulfil=_restart, check=_unless_generalized("Restart VM")),
-        "runCommand": Action(_permission("runCommand"), run=_refuse_command),
+        "runCommand": Action(_permission("runCommand"), check=run_command.check, fulfil=run_command.fulfil),
         "generalize": Action(_permission("generalize"), run=_generalize),
         "retrieveBootDiagnosticsData": Action(
             _permission("retrieveBootDiagnosticsData"), run=boot_diagnostics
