@@ -1,6 +1,8 @@
 """All benchmarks, one after the other: `make bench`."""
 
+import boot
 import cli_speed
+import control_plane
 import publish
 import store
 import storm
@@ -11,5 +13,9 @@ print()
 publish.main(ROOT / ".cache/images")
 print()
 store.main(ROOT / ".cache/images", ROOT / ".cache")
+print()
+boot.main(ROOT / ".cache/images", ROOT / ".cache/boot.raw", turns=3, large_turns=1)
+print()
+control_plane.main(ROOT / ".cache/boot.raw", instances=1000)
 print()
 storm.main(ROOT / ".cache/images", ROOT / ".cache/boot.raw", turns=3, machines=1000)

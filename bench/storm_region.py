@@ -57,8 +57,8 @@ class Storm:
 class Region:
     """One image in the stores of a region, with the control plane's placement and tables."""
 
-    def __init__(self, folder: Path, image: Path) -> None:
-        """Put `image` into every store, in `folder`, which is made."""
+    def __init__(self, folder: Path, image: Path, stores: tuple[str, ...] = STORES) -> None:
+        """Put `image` into every store of `stores`, in `folder`, which is made."""
         folder.mkdir()
         self.settings = Settings(data=folder)
         self.database = Database(self.settings.database)
@@ -66,11 +66,11 @@ class Region:
             metadata.create_all(connection)
         self.stores = Stores(self.settings, self.database)
         self.image = image
-        first = self.stores.open(STORES[0], TENANT)
+        first = self.stores.open(stores[0], TENANT)
         with open_image(image) as source:
             self.size_bytes = source.size_bytes
             self.image_id = first.put(source).image_id
-        for store in STORES[1:]:
+        for store in stores[1:]:
             transfer(first, self.stores.open(store, TENANT), self.image_id)
         self.trace = choose(self.size_bytes)
 

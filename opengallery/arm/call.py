@@ -41,6 +41,12 @@ class Call:
         """A resource, or None."""
         return resources.get(self.connection, resource_id)
 
+    def known(self, resource_id: ResourceId) -> Resource | None:
+        """A resource that nothing in this transaction changes, read once however often it is asked for."""
+        found: Resource | None = self._known.get(resource_id) or self.get(resource_id)
+        self._known[resource_id] = found
+        return found
+
     def option(self, name: str) -> str | None:
         """A parameter of the query (`$expand`), whose name may come in any case."""
         return next((value for known, value in self.query.items() if known.lower() == name), None)

@@ -245,7 +245,12 @@ def require_scope(call: Call, resource_id: ResourceId, *, group: bool = True) ->
             "List yours by 'az account list' and choose one by 'az account set'.",
             status=404,
         )
-    if group and resource_id.resource_group and resource_id.namespace and call.get(resource_id.group) is None:
+    if (
+        group
+        and resource_id.resource_group
+        and resource_id.namespace
+        and call.known(resource_id.group) is None
+    ):
         raise resource_group_not_found(resource_id.resource_group)
 
 
@@ -278,7 +283,7 @@ def _id_to_create(call: Call, declared: ResourceType, resource_id: ResourceId) -
     """The id with all above its name spelled as it was created, which has to be there and to stay."""
     if declared.type == RESOURCE_GROUPS:
         return ResourceId((resource_id.subscription or "").lower(), resource_id.resource_group)
-    group = call.get(resource_id.group)
+    group = call.known(resource_id.group)
     parent = call.get(resource_id.parent) if len(resource_id.types) > 1 and resource_id.parent else group
     if parent is None or group is None:
         above = resource_id.parent or resource_id

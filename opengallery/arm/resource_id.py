@@ -7,7 +7,7 @@ and `Microsoft.Resources/resourceGroups`.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 SUBSCRIPTIONS = "Microsoft.Resources/subscriptions"
 RESOURCE_GROUPS = "Microsoft.Resources/resourceGroups"
@@ -30,13 +30,7 @@ class ResourceId:
     @classmethod
     def parse(cls, text: str) -> "ResourceId":
         """Read an id. Raises `MalformedId`."""
-        segments = text.split("/")
-        if segments[0] or len(segments) < 2:
-            raise MalformedId(text)
-        path = ResourcePath.parse(segments[1:])
-        if path.tail is not None or path.id is None:
-            raise MalformedId(text)
-        return path.id
+        return _parse(text)
 
     def __str__(self) -> str:
         parts = []
@@ -152,6 +146,17 @@ class ResourcePath:
             return cls(ResourceId(subscription, group), f"{namespace}/{pairs[0]}")
         resource = ResourceId(subscription, group, namespace, tuple(pairs[0:even:2]), tuple(pairs[1:even:2]))
         return cls(resource, pairs[even] if even < len(pairs) else None)
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> ResourceId:
+    segments = text.split("/")
+    if segments[0] or len(segments) < 2:
+        raise MalformedId(text)
+    path = ResourcePath.parse(segments[1:])
+    if path.tail is not None or path.id is None:
+        raise MalformedId(text)
+    return path.id
 
 
 def is_segment(text: str) -> bool:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    bindparam,
     delete,
     false,
     insert,
@@ -59,6 +60,13 @@ resources = Table(
     Index("ix_resources_subscription_type", "subscription", "type"),
     Index("ix_resources_parent", "parent"),
 )
+
+
+# Made once: SQLAlchemy takes longer to make a statement than SQLite to run it.
+_BY_KEY = select(resources).where(resources.c.key == bindparam("key"))
+_BY_KEY_LOCKED = _BY_KEY.with_for_update()
+_INSERT = insert(resources)
+_UPDATE = update(resources).where(resources.c.key == bindparam("of_key"))
 
 
 @dataclass
@@ -112,31 +120,26 @@ def get(connection: Connection, resource_id: ResourceId | str, *, lock: bool = F
     (A writing transaction on SQLite keeps all others out anyway.)
     """
     key = resource_id.key if isinstance(resource_id, ResourceId) else resource_id.lower()
-    query = select(resources).where(resources.c.key == key)
-    row = connection.execute(query.with_for_update() if lock else query).first()
+    row = connection.execute(_BY_KEY_LOCKED if lock else _BY_KEY, {"key": key}).first()
     return _resource(row) if row else None
 
 
 def save(connection: Connection, resource: Resource) -> None:
     """Insert the resource, or replace it as a whole; a new etag marks the change."""
     resource.etag = str(uuid.uuid4())
-    changed = connection.execute(
-        update(resources).where(resources.c.key == resource.key).values(_values(resource))
-    )
+    changed = connection.execute(_UPDATE, {"of_key": resource.key, **_values(resource)})
     if changed.rowcount == 0:
         add(connection, resource)
 
 
 def add(connection: Connection, resource: Resource) -> None:
     """Insert a resource that isn't there."""
-    connection.execute(insert(resources).values(key=resource.key, **_values(resource)))
+    connection.execute(_INSERT, {"key": resource.key, **_values(resource)})
 
 
 def set_state(connection: Connection, key: str, state: str) -> None:
     """Change only the provisioning state."""
-    connection.execute(
-        update(resources).where(resources.c.key == key).values(state=state, etag=str(uuid.uuid4()))
-    )
+    connection.execute(_UPDATE, {"of_key": key, "state": state, "etag": str(uuid.uuid4())})
 
 
 def change_properties(connection: Connection, key: str, **properties: Any) -> None:

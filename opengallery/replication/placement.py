@@ -4,7 +4,6 @@ A reader is a machine that was told where to read an image. While it reads, its 
 every store of its plan; when it is hydrated it reads no more, but counts as told until it is deleted.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from zlib import crc32
@@ -12,11 +11,11 @@ from zlib import crc32
 from sqlalchemy import (
     Boolean,
     Column,
-    ColumnElement,
     Connection,
     Index,
     String,
     Table,
+    bindparam,
     delete,
     func,
     insert,
@@ -46,6 +45,31 @@ readers = Table(
     Index("ix_readers_image", "image_id"),
     Index("ix_readers_store", "store"),
 )
+
+
+# Made once: SQLAlchemy takes longer to make a statement than SQLite to run it.
+_READING = select(readers).where(readers.c.machine == bindparam("of_machine"), readers.c.is_reading)
+_TELL = insert(readers)
+_RELEASE = delete(readers).where(readers.c.machine == bindparam("of_machine"))
+_HELD = (
+    select(replicas_table.c.store, replicas_table.c.tenant_id, replicas_table.c.image_id)
+    .where(replicas_table.c.owner == bindparam("owner"), replicas_table.c.region == bindparam("region"))
+    .where(replicas_table.c.state == "Completed")
+    .order_by(replicas_table.c.store)
+    .with_for_update()
+)
+_IS_OWNERS = readers.c.owner == bindparam("of_owner")
+_COUNTS = (
+    select(
+        readers.c.store,
+        func.count().filter(_IS_OWNERS, readers.c.is_reading).label("reads"),
+        func.count().filter(readers.c.is_reading).label("store_reads"),
+        func.count().filter(_IS_OWNERS).label("told"),
+    )
+    .where(readers.c.store.in_(bindparam("stores", expanding=True)))
+    .group_by(readers.c.store)
+)
+"""By store: what machines read of this owner there first, of anyone, and were told of this owner."""
 
 
 class TooManyReplicas(Exception):
@@ -126,13 +150,7 @@ def choose_reader(
     owner has gone or come back with one. Runs in the caller's write transaction.
     Raises `NoReplicaInRegion`.
     """
-    columns = replicas_table.c
-    held = connection.execute(
-        select(columns.store, columns.tenant_id, columns.image_id)
-        .where(columns.owner == owner, columns.region == region, columns.state == "Completed")
-        .order_by(columns.store)
-        .with_for_update()
-    ).all()
+    held = connection.execute(_HELD, {"owner": owner, "region": region}).all()
     stores = [row.store for row in held]
     told_before = read_plan(connection, machine, owner, region)
     if told_before is not None:
@@ -143,48 +161,43 @@ def choose_reader(
         raise NoReplicaInRegion(owner, region)
     release_reader(connection, machine)
 
-    reads = _count(connection, stores, readers.c.owner == owner, readers.c.is_reading)
-    store_reads = _count(connection, stores, readers.c.is_reading)
-    told = _count(connection, stores, readers.c.owner == owner)
+    counted = {row.store: row for row in connection.execute(_COUNTS, {"of_owner": owner, "stores": stores})}
+
+    def reads(store: str) -> tuple[int, int, int]:
+        return counted[store][1:] if store in counted else (0, 0, 0)
+
     lost = {store for store in stores if (store, held[0].image_id) in silent}
-    first = min(
-        stores, key=lambda store: (store in lost, reads[store], store_reads[store], told[store], store)
-    )
+    first = min(stores, key=lambda store: (store in lost, *reads(store), store))
     at = stores.index(first)
     others = stores[at + 1 :] + stores[:at]
-    turn = told[first] % len(others) if others else 0
+    turn = reads(first)[-1] % len(others) if others else 0
     order = sorted([first, *others[turn:], *others[:turn]], key=lambda store: store in lost)
     plan = ReadPlan(order[:limit], held[0].image_id, held[0].tenant_id)
     connection.execute(
-        insert(readers).values(
-            machine=machine,
-            owner=owner,
-            tenant_id=plan.tenant_id,
-            region=region,
-            store=first,
-            fallbacks=plan.stores[1:],
-            image_id=plan.image_id,
-            is_reading=True,
-            since=now(),
-        )
+        _TELL,
+        {
+            "machine": machine,
+            "owner": owner,
+            "tenant_id": plan.tenant_id,
+            "region": region,
+            "store": first,
+            "fallbacks": plan.stores[1:],
+            "image_id": plan.image_id,
+            "is_reading": True,
+            "since": now(),
+        },
     )
     return plan
-
-
-def _count(connection: Connection, stores: list[str], *conditions: ColumnElement[bool]) -> Counter[str]:
-    query = select(readers.c.store, func.count()).where(readers.c.store.in_(stores), *conditions)
-    return Counter(dict(connection.execute(query.group_by(readers.c.store)).all()))
 
 
 def read_plan(
     connection: Connection, machine: str, owner: str | None = None, region: str | None = None
 ) -> ReadPlan | None:
     """Where `machine` was told to read (that owner's image in that region); None if it reads nothing."""
-    query = select(readers).where(readers.c.machine == machine, readers.c.is_reading)
-    if owner is not None:
-        query = query.where(readers.c.owner == owner, readers.c.region == region)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else ReadPlan([row.store, *row.fallbacks], row.image_id, row.tenant_id)
+    row = connection.execute(_READING, {"of_machine": machine}).one_or_none()
+    if row is None or (owner is not None and (row.owner, row.region) != (owner, region)):
+        return None
+    return ReadPlan([row.store, *row.fallbacks], row.image_id, row.tenant_id)
 
 
 def share_reading(connection: Connection, machine: str, sharer: str) -> ReadPlan | None:
@@ -251,7 +264,7 @@ def end_reading(connection: Connection, machine: str) -> None:
 
 def release_reader(connection: Connection, machine: str) -> None:
     """`machine` is deleted: it counts nowhere any more. Call `leftovers.sweep` afterwards."""
-    connection.execute(delete(readers).where(readers.c.machine == machine))
+    connection.execute(_RELEASE, {"of_machine": machine})
 
 
 def readers_per_store(connection: Connection, owner: str) -> dict[str, int]:

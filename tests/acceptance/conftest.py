@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .running import BOOT_IMAGE, Group, Server, Shell
+from .running import BOOT_IMAGE, CommandRefused, Group, Server, Shell
+from .site import Site
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +65,22 @@ def in_order(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def group(shell: Shell) -> Group:
     return Group(shell)
+
+
+@pytest.fixture(scope="session")
+def signed_in(shell: Shell) -> None:
+    """Signed in by az, as the announcement's tests are before the others; these may run alone too."""
+    try:
+        shell.az("account", "show")
+    except CommandRefused:
+        endpoint = shell.variables["GALLERY_ENDPOINT"]
+        shell.az("cloud", "register", "-n", "opengallery", "--endpoint-resource-manager", endpoint)
+        shell.az("cloud", "set", "-n", "opengallery")
+        secret = ("-u", shell.variables["AZURE_CLIENT_ID"], "-p", shell.variables["AZURE_CLIENT_SECRET"])
+        shell.az("login", "--service-principal", *secret, "--tenant", shell.variables["AZURE_TENANT_ID"])
+
+
+@pytest.fixture(scope="session")
+def site(shell: Shell, signed_in: None) -> Site:
+    """A group with a gallery and a published version of the boot image, for machines and scale sets."""
+    return Site(shell)

@@ -8,11 +8,12 @@ import pytest
 
 from opengallery.imagestore.vhd import fixed_footer
 
-from .running import CommandRefused, Shell
+from .running import Shell
 
 MIB = 1024**2
 EXERCISE = Path(__file__).parent / "exercise_page_blob.py"
 DISK = ("-g", "blobs", "-n", "one")
+pytestmark = pytest.mark.usefixtures("signed_in")
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +23,6 @@ def disk_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = os.urandom(9 * MIB) + bytes(21 * MIB) + os.urandom(MIB) + bytes(MIB)
     path.write_bytes(content + fixed_footer(len(content)))
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def signed_in(shell: Shell) -> None:
-    """Signed in by az, as the announcement's tests are before these; they may run alone too."""
-    try:
-        shell.az("account", "show")
-    except CommandRefused:
-        endpoint = shell.variables["GALLERY_ENDPOINT"]
-        shell.az("cloud", "register", "-n", "opengallery", "--endpoint-resource-manager", endpoint)
-        shell.az("cloud", "set", "-n", "opengallery")
-        secret = ("-u", shell.variables["AZURE_CLIENT_ID"], "-p", shell.variables["AZURE_CLIENT_SECRET"])
-        shell.az("login", "--service-principal", *secret, "--tenant", shell.variables["AZURE_TENANT_ID"])
 
 
 def granted(shell: Shell, level: str, seconds: int = 3600) -> str:

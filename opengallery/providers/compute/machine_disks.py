@@ -104,7 +104,7 @@ def _add(
         )
     sku = disk.get("managedDisk", {}).get("storageAccountType", DEFAULT_SKU)
     disk["managedDisk"] = {**disk.get("managedDisk", {}), "id": str(disk_id), "storageAccountType": sku}
-    resources.save(
+    resources.add(
         call.connection,
         Resource(
             disk_id,

@@ -138,10 +138,15 @@ def _take_over_secrets(call: Call, new: Resource) -> None:
     """An instance is signed in to as its scale set says. Who may change the set may have that."""
     scale_set = new.properties.get("virtualMachineScaleSet")
     if scale_set is not None:
-        found = call.linked(scale_set["id"], "properties.virtualMachineScaleSet.id", _SCALE_SET)
-        call.authorize(f"{_SCALE_SET}/write", found.id)
+        found = call.once(("scale set", scale_set["id"]), lambda: _writable(call, scale_set["id"]))
         scale_set["id"] = str(found.id)
         new.private |= {name: value for name, value in found.private.items() if name in SECRETS}
+
+
+def _writable(call: Call, scale_set_id: str) -> Resource:
+    found = call.linked(scale_set_id, "properties.virtualMachineScaleSet.id", _SCALE_SET)
+    call.authorize(f"{_SCALE_SET}/write", found.id)
+    return found
 
 
 def _create(work: Work) -> None:

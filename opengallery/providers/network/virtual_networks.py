@@ -61,8 +61,7 @@ def linked_subnet(call: Call, subnet_id: str) -> tuple[ResourceId, ipaddress.IPv
     """
     target = "properties.ipConfigurations[0].properties.subnet.id"
     wanted = parse_linked(subnet_id, target, f"{RESOURCE_TYPE.type}/subnets")
-    network = call.linked(str(wanted.parent), target, RESOURCE_TYPE.type)
-    resources.get(call.connection, network.id, lock=True)
+    network = call.once(("network", wanted.parent), lambda: _locked(call, wanted, target))
     for subnet in network.properties["subnets"]:
         if subnet["name"].lower() == wanted.name.lower():
             return network.id.child("subnets", subnet["name"]), ipaddress.IPv4Network(_prefix(subnet))
@@ -72,6 +71,12 @@ def linked_subnet(call: Call, subnet_id: str) -> tuple[ResourceId, ipaddress.IPv
         target=target,
         status=404,
     )
+
+
+def _locked(call: Call, subnet_id: ResourceId, target: str) -> Resource:
+    network = call.linked(str(subnet_id.parent), target, RESOURCE_TYPE.type)
+    resources.get(call.connection, network.id, lock=True)
+    return network
 
 
 def find_subnet(connection: Connection, subnet_id: str) -> ipaddress.IPv4Network | None:
