@@ -77,9 +77,10 @@ def test_a_machine_becomes_an_image_and_versions(shell: Shell, site: Site) -> No
         "0.5.0": ("--os-snapshot", disk),
         "0.6.0": ("--image-version", f"{site.definition}/versions/0.2.0"),
     }
+    first = site.stored_bytes("1.0.0")
     for version, source in sources.items():
         site.publish(version, *source)
-        assert site.stored_bytes(version) < site.stored_bytes("1.0.0") / 20
+        assert site.stored_bytes(version) < first / 20
     listed = shell.az("sig", "image-version", "list", *DEFINITION)
     assert {entry["name"] for entry in listed} == {"1.0.0", *sources}
 
@@ -89,5 +90,5 @@ def test_a_captured_version_boots_with_what_was_written(shell: Shell, site: Site
     shell.az("vm", "create", *IN_GROUP, "-n", "again", *machine, *USER)
     assert site.ready("again").endswith(" boots=2")
     assert "[stdout]\ngolden\n" in run_command(shell, "again", "--scripts", "cat /disk/mark")
-    shell.az("vm", "delete", *IN_GROUP, "-n", "again", "--yes")
-    shell.az("vm", "delete", *GOLDEN, "--yes")
+    ids = [str(site.id.child("Microsoft.Compute/virtualMachines", name)) for name in ("again", "golden")]
+    shell.az("vm", "delete", "--ids", *ids, "--yes")

@@ -64,6 +64,7 @@ class Failover:
         # A machine that takes its time (it is being shut down, say) keeps no other one waiting.
         self._busy: set[str] = set()
         self._has_changed = False
+        self._urls: dict[tuple[str, str, str, str], str] = {}
 
     def ask(self) -> bool:
         """Ask the replicas that machines read; return whether others than before are silent."""
@@ -71,11 +72,10 @@ class Failover:
         with services.database.read() as connection:
             read = placement.read_replicas(connection)
         before = services.health.silent
+        replicas = {each: replica_url(services, *each, "health") for each in sorted(read)}
+        self._urls = {each: replica.url for each, replica in replicas.items() if replica is not None}
         self._has_changed = services.health.ask(
-            {
-                (store, image_id): replica_url(services, region, store, tenant_id, image_id, "health")
-                for region, store, tenant_id, image_id in sorted(read)
-            }
+            {(store, image_id): replica for (_, store, _, image_id), replica in replicas.items()}
         )
         for store, image_id in services.health.silent - before:
             log.warning("replica does not answer", store=store, image=image_id)
@@ -95,9 +95,10 @@ class Failover:
     def _look_after(self, machine: Resource, plan: ReadPlan, has_changed: bool) -> None:
         hypervisor, name = self._services.hypervisor, machines.machine_id(machine)
         try:
-            answering = self._answering(machine, plan, has_changed)
-            if answering:
-                self._rearrange(name, answering)
+            if not self._is_in_order(machine, plan):
+                answering = self._answering(machine, plan, has_changed)
+                if answering:
+                    self._rearrange(name, answering)
             if hypervisor.state(name) == "paused":
                 hypervisor.resume(name)
                 log.warning("machine goes on", machine=str(machine.id))
@@ -107,6 +108,14 @@ class Failover:
             log.exception("machine can't be looked after", machine=str(machine.id))
         finally:
             self._busy.discard(machine.key)
+
+    def _is_in_order(self, machine: Resource, plan: ReadPlan) -> bool:
+        """Whether a machine reads just its plan, none of which is silent: as most of a thousand always do."""
+        if any((store, plan.image_id) in self._services.health.silent for store in plan.stores):
+            return False
+        region = machine.location or ""
+        wanted = [self._urls.get((region, store, plan.tenant_id, plan.image_id)) for store in plan.stores]
+        return list(self._services.hypervisor.replicas(machines.machine_id(machine)).values()) == wanted
 
     def _answering(self, machine: Resource, plan: ReadPlan, has_changed: bool) -> list[ReplicaUrl]:
         """The replicas of the machine's plan that answer; it gets others when they are too few."""
