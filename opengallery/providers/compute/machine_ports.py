@@ -120,6 +120,8 @@ def update(services: Services, machine: Resource, *, closes: bool) -> bool:
     """Close what shall not lead into a machine any more, or open what shall. Returns whether that was needed."""
     name = _name(machine)
     before = [forward.port for forward in services.hypervisor.forwards(name)]
+    if closes and not before:
+        return False
     with services.database.read() as connection:
         wanted = inbound_ports(connection, machine)
     if closes:

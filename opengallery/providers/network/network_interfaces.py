@@ -7,6 +7,7 @@ Source: Network Interfaces REST API, api-version 2022-01-01.
 
 import ipaddress
 import secrets
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from msgspec import field
@@ -102,17 +103,23 @@ def _address(call: Call, new: Resource, old: Resource | None, subnet: ipaddress.
     if kept:
         return str(kept)
     subnet_id = properties["subnet"]["id"]
-    taken = call.once(("addresses", subnet_id), lambda: _taken(call, subnet_id))
-    for number in range(FIRST_HOST, subnet.num_addresses - 1):
-        if (address := str(subnet[number])) not in taken:
-            taken.add(address)
-            return address
+    free = call.once(("free addresses", subnet_id), lambda: _free(call, subnet_id, subnet))
+    if (address := next(free, None)) is not None:
+        return address
     raise ArmError(
         "SubnetIsFull",
         f"Subnet {properties['subnet']['id']} with address prefix {subnet} does not have an address left. "
         "Delete interfaces that are not used, or take a larger subnet.",
         status=409,
     )
+
+
+def _free(call: Call, subnet_id: str, subnet: ipaddress.IPv4Network) -> Iterator[str]:
+    """The addresses of a subnet that no interface has, each for the next one of a batch."""
+    taken = _taken(call, subnet_id)
+    for number in range(FIRST_HOST, subnet.num_addresses - 1):
+        if (address := str(subnet[number])) not in taken:
+            yield address
 
 
 def _asked_address(call: Call, properties: dict[str, Any], subnet: ipaddress.IPv4Network) -> str:
