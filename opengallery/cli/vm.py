@@ -25,6 +25,7 @@ from opengallery.cli.options import (
     resource_id,
 )
 from opengallery.cli.output import flatten
+from opengallery.cli.run_command import run_command
 from opengallery.cli.single import add_action, add_delete, one_or_all, scope
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ ShowDetails = Annotated[
 app = new_app("Virtual machines.")
 boot_diagnostics = new_app("What a machine wrote to its console.")
 app.add_typer(boot_diagnostics, name="boot-diagnostics")
+app.add_typer(run_command, name="run-command")
 
 
 @boot_diagnostics.callback()

@@ -204,6 +204,23 @@ def test_the_boot_log_is_printed_as_it_is(arm: StandIn, gallery: Gallery) -> Non
     assert outcome.code == 0
 
 
+def test_run_command_sends_what_az_sends(arm: StandIn, gallery: Gallery, tmp_path: Path) -> None:
+    add_machine(arm, "one")
+    script = tmp_path / "script.sh"
+    script.write_text("hostname\n")
+    words = ("--command-id", "RunShellScript", "--scripts", "echo $1", f"@{script}")
+    gallery("vm", "run-command", "invoke", "-g", "rg", "-n", "one", *words, "--parameters", "a", "n=b=c", "d")
+    assert arm.calls("POST", "/one/runCommand$")[-1].json == {
+        "commandId": "RunShellScript",
+        "script": ["echo $1", "hostname\n"],
+        "parameters": [
+            {"name": "arg1", "value": "a"},
+            {"name": "n", "value": "b=c"},
+            {"name": "arg2", "value": "d"},
+        ],
+    }
+
+
 def test_scale_and_delete_instances_send_what_az_sends(arm: StandIn, gallery: Gallery) -> None:
     path = f"{COMPUTE}/virtualMachineScaleSets/s"
     arm.add(path, {"location": "westus", "sku": {"name": "Standard_B1s", "capacity": 2}})
