@@ -1,7 +1,7 @@
 """Time to READY of real machines: over a replica, over a local raw file, and over a file that is copied first.
 
-One QEMU after another, all alike but for what their overlay reads. The replica lies in a store and is served by a
-replica server of this host; the copy is fetched from the same server. Usage: boot.py [IMAGES-FOLDER] [BOOT-IMAGE]
+One QEMU after another, all alike but for what their overlay reads. The replica is served behind a link of 30 MB/s,
+and the copy is fetched over the same link. Needs root, for the link. Usage: boot.py [IMAGES-FOLDER] [BOOT-IMAGE]
 [--turns N] [--large-turns N]
 """
 
@@ -13,20 +13,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
 import httpx
-from storm_region import REGION, STORES, TENANT, Region
+from links import links
+from replica_processes import ReplicaProcess
+from storm_region import STORES, TENANT, Region
 from subject import ROOT
 
-from opengallery.database import now
 from opengallery.hypervisors import MachineSpec, ReplicaUrl, Seed, arguments, process
 from opengallery.hypervisors.accelerator import choose_accelerator
 from opengallery.hypervisors.folder import MachineFolder
-from opengallery.replica_server.supervisor import ReplicaServers
+from opengallery.replica_server.protocol import BACKLOG
 
+LINK_BYTES_PER_S = 30_000_000
 MEMORY_MIB = 512
 READY_TIMEOUT_S = 900
 READY = re.compile(r"^READY .*\n", re.MULTILINE)
@@ -40,7 +41,8 @@ Disk = Callable[[Path, arguments.Descriptors], list[str]]
 def main(images: Path, boot_image: Path, turns: int, large_turns: int) -> None:
     """Print a line for each image."""
     print(
-        f"seconds to READY (median)\n{'image':<10}{'turns':>6}{'local raw':>11}{'replica':>9}{'copy':>7}"
+        f"seconds to READY (median), replica behind a link of {LINK_BYTES_PER_S // 1_000_000} MB/s\n"
+        f"{'image':<10}{'turns':>6}{'local raw':>11}{'replica':>9}{'copy':>7}"
         f"{'copy + boot':>13}{'replica/raw':>13}"
     )
     with tempfile.TemporaryDirectory(prefix="boot-bench-", dir=ROOT / ".cache") as folder:
@@ -55,9 +57,13 @@ def compare(folder: Path, image: Path, turns: int) -> None:
     """Boot in each way in turns, and print the medians."""
     region = Region(folder, image, STORES[:1])
     raw_s, replica_s, copy_s, copied_s = [], [], [], []
-    with closing(ReplicaServers(region.settings, region.stores)) as servers:
-        where = REGION, STORES[0], TENANT, region.image_id
-        replica = ReplicaUrl(servers.url(*where), servers.cookie(*where, "bench", now() + timedelta(days=1)))
+    with (
+        links(1, LINK_BYTES_PER_S) as (link,),
+        closing(
+            ReplicaProcess(link.listen(BACKLOG), region.stores, STORES[0], TENANT, region.image_id)
+        ) as server,
+    ):
+        replica = ReplicaUrl(server.url, server.cookie("bench"))
         for turn in range(turns):
             raw_s.append(boot(region, f"raw{turn}", over_file(image)))
             replica_s.append(boot(region, f"replica{turn}", over_replica(replica)))

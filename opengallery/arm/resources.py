@@ -216,6 +216,13 @@ def page(
     return [_resource(row) for row in connection.execute(query).all()]
 
 
+def etags(connection: Connection, resource_types: Collection[str]) -> dict[str, str]:
+    """The etag of each resource of some types, by key, in the order of the keys. Every change renews it."""
+    query = select(resources.c.key, resources.c.etag).order_by(resources.c.key)
+    rows = connection.execute(query.where(resources.c.type.in_([kind.lower() for kind in resource_types])))
+    return {row.key: row.etag for row in rows}
+
+
 def find(
     connection: Connection,
     *conditions: ColumnElement[bool],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from threading import Event
 
+from opengallery.arm.resources import Resource
 from opengallery.database import Database
 from opengallery.hypervisors.health import Health
 from opengallery.hypervisors.machine import Hydration, Hypervisor
@@ -15,7 +16,7 @@ from opengallery.settings import Settings
 class Services:
     """The parts of the house below ARM, put together by `app.py`.
 
-    `hydrations` has what was last seen of the machines that read, by key.
+    `hydrations` has what was last seen of the machines that read, by key; `machines` the machines' rows as last read.
     """
 
     settings: Settings
@@ -25,4 +26,5 @@ class Services:
     hypervisor: Hypervisor
     health: Health = field(default_factory=Health)
     hydrations: dict[str, Hydration] = field(default_factory=dict)
+    machines: dict[str, Resource] = field(default_factory=dict)
     closing: Event = field(default_factory=Event)

@@ -6,6 +6,7 @@ every store of its plan; when it is hydrated it reads no more, but counts as tol
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import crc32
 
 from sqlalchemy import (
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Index,
+    Select,
     String,
     Table,
     bindparam,
@@ -59,17 +61,19 @@ _HELD = (
     .with_for_update()
 )
 _IS_OWNERS = readers.c.owner == bindparam("of_owner")
-_COUNTS = (
-    select(
+
+
+@lru_cache
+def _counts(store_count: int) -> Select[tuple[str, int, int, int]]:
+    """By store of `s0`, `s1` and so on: how many machines read this owner there first, anyone, were told this owner."""
+    names = [bindparam(f"s{number}", type_=String) for number in range(store_count)]
+    query = select(
         readers.c.store,
         func.count().filter(_IS_OWNERS, readers.c.is_reading).label("reads"),
         func.count().filter(readers.c.is_reading).label("store_reads"),
         func.count().filter(_IS_OWNERS).label("told"),
     )
-    .where(readers.c.store.in_(bindparam("stores", expanding=True)))
-    .group_by(readers.c.store)
-)
-"""By store: what machines read of this owner there first, of anyone, and were told of this owner."""
+    return query.where(readers.c.store.in_(names)).group_by(readers.c.store)
 
 
 class TooManyReplicas(Exception):
@@ -161,10 +165,12 @@ def choose_reader(
         raise NoReplicaInRegion(owner, region)
     release_reader(connection, machine)
 
-    counted = {row.store: row for row in connection.execute(_COUNTS, {"of_owner": owner, "stores": stores})}
+    names = {f"s{number}": store for number, store in enumerate(stores)}
+    rows = connection.execute(_counts(len(stores)), {"of_owner": owner, **names})
+    counted = {row.store: (row.reads, row.store_reads, row.told) for row in rows}
 
     def reads(store: str) -> tuple[int, int, int]:
-        return counted[store][1:] if store in counted else (0, 0, 0)
+        return counted.get(store, (0, 0, 0))
 
     lost = {store for store in stores if (store, held[0].image_id) in silent}
     first = min(stores, key=lambda store: (store in lost, *reads(store), store))

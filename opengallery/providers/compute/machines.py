@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from opengallery.arm import resources
 from opengallery.arm.errors import ArmError
-from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.hypervisors.machine import (
@@ -134,13 +133,15 @@ def started(services: Services) -> Iterator[Resource]:
     return (machine for machine in every(services) if machine.private.get("power") == RUNNING)
 
 
-def every(services: Services) -> Iterator[Resource]:
-    """All machines, page by page."""
-    after = ""
-    while True:
-        with services.database.read() as connection:
-            found = resources.page(connection, TYPES, ResourceId(), after, _PAGE)
-        yield from found
-        if len(found) < _PAGE:
-            return
-        after = found[-1].key
+def every(services: Services) -> list[Resource]:
+    """All machines. One that did not change is not read again: there may be a thousand, and watchers ask often."""
+    known = services.machines
+    with services.database.read() as connection:
+        etags = resources.etags(connection, TYPES)
+        changed = [key for key, etag in etags.items() if key not in known or known[key].etag != etag]
+        for start in range(0, len(changed), _PAGE):
+            is_changed = resources.resources.c.key.in_(changed[start : start + _PAGE])
+            known.update((machine.key, machine) for machine in resources.find(connection, is_changed))
+    for key in set(known) - etags.keys():
+        known.pop(key, None)
+    return [machine for key in etags if (machine := known.get(key))]

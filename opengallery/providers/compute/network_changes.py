@@ -3,11 +3,11 @@
 from collections.abc import Collection
 
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from opengallery.arm import resources as rows
 from opengallery.arm.resource_id import ResourceId
-from opengallery.arm.resources import Resource, resources
+from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.providers.compute import machine_ports, machines
 
@@ -31,18 +31,12 @@ def watch(services: Services) -> None:
     while not services.closing.wait(_INTERVAL_S):
         try:
             with services.database.read() as connection:
-                found = _etags(connection)
+                found = rows.etags(connection, _TYPES)
             changed = {key for key, _ in found.items() ^ seen.items()}
             follow(services, changed)
             seen = found
         except Exception:
             log.exception("the machines' ports could not follow the network")
-
-
-def _etags(connection: Connection) -> dict[str, str]:
-    """The etag of each network resource, which every change renews."""
-    query = select(resources.c.key, resources.c.etag).where(resources.c.type.in_(_TYPES))
-    return {row.key: row.etag for row in connection.execute(query)}
 
 
 def follow(services: Services, changed: Collection[str]) -> None:
