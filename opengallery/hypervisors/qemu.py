@@ -7,7 +7,7 @@ kept of a machine, `arguments` for what QEMU is told, `process` for how it runs.
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
@@ -50,16 +50,21 @@ class Qemu:
         self._accelerator_cache = settings.data / "accelerator.json"
         self._accelerator_lock = threading.Lock()
         self._starts = threading.BoundedSemaphore(self._settings.starts_at_once)
+        self._fillings = threading.BoundedSemaphore(self._settings.starts_at_once)
         self._locks: dict[str, threading.RLock] = {}
         self._locks_lock = threading.Lock()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._qmp = Qmp()
+        self._deleting: set[str] = set()
         self._closed = False
 
     def create(self, spec: MachineSpec) -> None:
-        """Make the machine's files. Creating it again renews seed and size, and keeps the disk."""
-        with self._alone(spec.machine_id) as folder:
-            folder.create(spec)
+        """Make the machine's files. Creating it again renews seed and size, and keeps the disks."""
+        with (
+            self._alone(spec.machine_id) as folder,
+            self._fillings if folder.lacks_content(spec) else nullcontext(),
+        ):
+            folder.create(spec, lambda: not self._closed and spec.machine_id not in self._deleting)
 
     def start(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> None:
         """Run the machine over those of `replicas` that answer, read in this order.
@@ -96,10 +101,12 @@ class Qemu:
             folder.end_run()
 
     def delete(self, machine_id: str) -> None:
-        """Stop the machine and remove its disk."""
+        """Stop the machine and remove its disks."""
+        self._deleting.add(machine_id)  # whoever fills its data disks lets go
         with self._alone(machine_id) as folder:
             self.power_off(machine_id)
             folder.remove()
+            self._deleting.discard(machine_id)
 
     def state(self, machine_id: str) -> State:
         """Return what the machine does now; `paused` when its disk met an error or it was paused."""
@@ -128,14 +135,14 @@ class Qemu:
             except (QmpUnavailable, QmpRefused) as error:
                 raise HypervisorError(f"Machine '{machine_id}' shows no screen: {error}") from error
 
-    def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
-        """Copy the machine's overlay, or a data disk; a running machine pauses meanwhile."""
+    def copy_disks(self, machine_id: str, targets: Mapping[int | None, Path]) -> None:
+        """Copy data disks by their lun, the machine's overlay under None; a running machine pauses meanwhile."""
         with self._alone(machine_id) as folder:
             folder.parts()
-            disk = folder.overlay if lun is None else folder.data_disk(lun)
             is_running = self._process(folder) is not None
             with holding_still(partial(self._command, folder)) if is_running else nullcontext():
-                copy_overlay(disk, target)
+                for lun, target in targets.items():
+                    copy_overlay(folder.overlay if lun is None else folder.data_disk(lun), target)
 
     def replicas(self, machine_id: str) -> dict[int, str]:
         """Return the URLs that a running machine reads, by index, in the order in which it tries them."""
