@@ -10,8 +10,19 @@ from opengallery.replication.progress import replicas_table
 
 from .conftest import NAMED_REGION, Api
 from .data_disks import body_of, contents, held, owner, snapshot, storage, version_with_data_disks
-from .images import COMPUTE, REGION, definition, full_disk, id_of, managed_image, open_disk, version_body
-from .vhds import MIB, disk
+from .files import FileServer
+from .images import (
+    COMPUTE,
+    REGION,
+    definition,
+    full_disk,
+    id_of,
+    machine_body,
+    managed_image,
+    open_disk,
+    version_body,
+)
+from .vhds import MIB, disk, fixed_vhd
 
 TARGETS = ((REGION, 2), (NAMED_REGION, 1))
 
@@ -35,12 +46,19 @@ def test_every_disk_gets_the_same_replicas(api: Api) -> None:
     assert regions(api, version) == {None: both, 0: both, 5: both}
     assert contents(api, version, 0) == [disk(2)] * 3
     assert contents(api, version, 5) == [disk(3, 4)] * 3
-    (replica,) = [entry for entry in api.get(f"{version}/replicas")["value"] if entry["region"] != REGION and entry.get("lun") == 5]
+    (replica,) = [
+        entry
+        for entry in api.get(f"{version}/replicas")["value"]
+        if entry["region"] != REGION and entry.get("lun") == 5
+    ]
     assert replica["bytes"] == 20 * MIB
     status = api.get(f"{version}?$expand=ReplicationStatus")["properties"]["replicationStatus"]
     assert status["aggregatedState"] == "Completed"
     assert [(entry["state"], entry["progress"]) for entry in status["summary"]] == [("Completed", 100)] * 2
-    os_bytes = {entry.region: entry.moved_bytes + entry.saved_bytes for entry in held(api, id_of(api, version).lower())}
+    os_bytes = {
+        entry.region: entry.moved_bytes + entry.saved_bytes
+        for entry in held(api, id_of(api, version).lower())
+    }
     for entry in status["summary"]:
         assert entry["bytesMoved"] + entry["bytesSaved"] > os_bytes[entry["region"].replace(" ", "").lower()]
 
@@ -57,7 +75,9 @@ def test_other_regions_are_those_of_every_disk(api: Api) -> None:
     assert after["properties"]["storageProfile"] == body["properties"]["storageProfile"]
     body["properties"]["storageProfile"] = {}
     assert api.put(version, body)["properties"]["storageProfile"] == after["properties"]["storageProfile"]
-    body["properties"]["storageProfile"] = {"dataDiskImages": after["properties"]["storageProfile"]["dataDiskImages"][:1]}
+    body["properties"]["storageProfile"] = {
+        "dataDiskImages": after["properties"]["storageProfile"]["dataDiskImages"][:1]
+    }
     assert api.refused("PUT", version, body)[:2] == (409, "PropertyChangeNotAllowed")
 
 
@@ -83,17 +103,23 @@ def test_a_version_of_a_version_and_of_a_managed_image_has_their_data_disks(api:
     again = version.replace("1.0.0", "1.0.1")
     api.put(again, version_body(api, version, (REGION, 2)))
     shown = api.get(again)["properties"]["storageProfile"]["dataDiskImages"]
-    assert [(entry["lun"], entry["sizeInGB"], "source" in entry) for entry in shown] == [(0, 1, False), (5, 1, False)]
+    assert [(entry["lun"], entry["sizeInGB"], "source" in entry) for entry in shown] == [
+        (0, 1, False),
+        (5, 1, False),
+    ]
     api.delete(version)
     assert contents(api, again, 5) == [disk(3, 4)] * 2
 
     image = f"{group}/{COMPUTE}/images/whole"
-    waiting, sas = open_disk(api, group, "waiting")
+    waiting, _ = open_disk(api, group, "waiting")
     body: dict[str, Any] = {
         "location": REGION,
         "properties": {
             "storageProfile": {
-                "osDisk": {"osType": "Linux", "snapshot": {"id": id_of(api, f"{group}/{COMPUTE}/snapshots/os")}},
+                "osDisk": {
+                    "osType": "Linux",
+                    "snapshot": {"id": id_of(api, f"{group}/{COMPUTE}/snapshots/os")},
+                },
                 "dataDisks": [
                     {"lun": 0, "snapshot": {"id": id_of(api, f"{group}/{COMPUTE}/snapshots/zero")}},
                     {"lun": 1, "managedDisk": {"id": id_of(api, f"{group}/{COMPUTE}/disks/five-disk")}},
@@ -111,12 +137,12 @@ def test_a_version_of_a_version_and_of_a_managed_image_has_their_data_disks(api:
     # A disk whose upload is not ended has no bytes.
     body["properties"]["storageProfile"]["dataDisks"][1]["managedDisk"]["id"] = id_of(api, waiting)
     assert api.refused("PUT", image, body)[0] == 400
-    assert sas
 
 
-def test_a_managed_image_fetches_the_files_of_its_data_disks(api: Api, file_server: Any) -> None:
+def test_a_managed_image_fetches_the_files_of_its_data_disks(api: Api, file_server: FileServer) -> None:
     group = api.group("data")
-    os_url, data_url = file_server.allow("os.raw", disk(6)), file_server.allow("data.raw", disk(7))
+    os_url, data_url = f"{file_server.url}/allowed/os.vhd", f"{file_server.url}/allowed/data.vhd"
+    file_server.files |= {"/allowed/os.vhd": fixed_vhd(6), "/allowed/data.vhd": fixed_vhd(7)}
     image = f"{group}/{COMPUTE}/images/fetched"
     properties = {
         "storageProfile": {
@@ -133,7 +159,10 @@ def test_a_disk_is_made_of_a_data_disk_and_read(api: Api) -> None:
     version = version_with_data_disks(api, group)
 
     def body(lun: int) -> dict[str, Any]:
-        creation = {"createOption": "FromImage", "galleryImageReference": {"id": id_of(api, version), "lun": lun}}
+        creation = {
+            "createOption": "FromImage",
+            "galleryImageReference": {"id": id_of(api, version), "lun": lun},
+        }
         return {"location": REGION, "properties": {"creationData": creation}}
 
     path = f"{group}/{COMPUTE}/disks/from-five"
@@ -188,7 +217,10 @@ def test_sources_of_data_disks_that_can_not_be_used_are_refused(api: Api) -> Non
     elsewhere = f"{group}/{COMPUTE}/disks/elsewhere"
     far = version_body(api, image, "westeurope")
     api.put(f"{parent}/versions/0.0.1", far)
-    creation = {"createOption": "FromImage", "galleryImageReference": {"id": id_of(api, f"{parent}/versions/0.0.1")}}
+    creation = {
+        "createOption": "FromImage",
+        "galleryImageReference": {"id": id_of(api, f"{parent}/versions/0.0.1")},
+    }
     api.put(elsewhere, {"location": "westeurope", "properties": {"creationData": creation}})
     assert refused(storage(api, system, lun0=elsewhere)) == (400, "InvalidParameter")
 
@@ -201,13 +233,13 @@ def test_a_region_is_not_complete_before_every_data_disk_is(api: Api, lun: int) 
     with api.services.database.write() as connection:
         columns = replicas_table.c
         connection.execute(
-            replicas_table.update().where(columns.owner == owner(api, version, lun)).values(state="Replicating", done_bytes=0)
+            replicas_table.update()
+            .where(columns.owner == owner(api, version, lun))
+            .values(state="Replicating", done_bytes=0)
         )
     status = api.get(f"{version}?$expand=ReplicationStatus")["properties"]["replicationStatus"]
     assert status["aggregatedState"] == "InProgress"
     (region,) = status["summary"]
     assert (region["state"], region["progress"]) == ("Replicating", 66)
     machine = f"{group}/{COMPUTE}/virtualMachines/vm"
-    from .images import machine_body
-
     assert api.refused("PUT", machine, machine_body(api, version))[:2] == (404, "GalleryImageNotFound")
