@@ -244,8 +244,15 @@ def test_a_machine_whose_copy_failed_is_created_again(
     assert operation["error"]["message"].startswith("The replica is gone. Mend what it says")
     assert owner(api, version, 5) in reading(api)
     monkeypatch.undo()
-    api.put(machine_in(group), body)
+    # As az sends it once more: the luns alone.
+    asked = {"createOption": "fromImage", "managedDisk": {"storageAccountType": None}}
+    body = with_disks(api, version, {"lun": 0, **asked})
+    made = api.put(machine_in(group), body)["properties"]["storageProfile"]["dataDisks"]
+    assert [entry["lun"] for entry in made] == [0, 5]
     assert owner(api, version, 5) not in reading(api)
+    for disks in ([{"lun": 0, **asked}], [{"lun": 0, **asked}, {"lun": 5, **asked, "diskSizeGB": 9}]):
+        other = with_disks(api, version, *disks)
+        assert api.refused("PUT", machine_in(group), other)[:2] == (409, "PropertyChangeNotAllowed")
     api.act(f"{machine_in(group)}/deallocate")
     assert guest_sees(api, machine_in(group), 0, tmp_path) == disk(2)
     assert guest_sees(api, machine_in(group), 5, tmp_path) == disk(3, 4)

@@ -50,7 +50,7 @@ def add_data_disks(
 
     `names` are those that disks had which the machine was made with before, by lun.
     """
-    disks: list[dict[str, Any]] = machine.properties["storageProfile"]["dataDisks"]
+    disks: list[dict[str, Any]] = machine.properties["storageProfile"].setdefault("dataDisks", [])
     held = {disk.lun: disk for disk in image.data_disks}
     asked = {disk["lun"] for disk in disks}
     disks += [{"lun": lun, "createOption": "FromImage"} for lun in held if lun not in asked]
@@ -122,6 +122,45 @@ def _take_size(disk: dict[str, Any], held: ImageDataDisk) -> int:
     size_bytes = max(held.size_bytes, int(disk.get("diskSizeGB", 0)) * GIB)
     disk["diskSizeGB"] = -(-size_bytes // GIB)
     return size_bytes
+
+
+def keep(new: Resource, old: Resource) -> None:
+    """Let a machine that is there keep its data disks. Raises 409 when the request names others.
+
+    The request that created it has fewer members, and need not name the disks of the image: sent again for a
+    machine that could not be made, it is as good as what was made of it.
+    """
+    kept = old.properties["storageProfile"].get("dataDisks", [])
+    before = {disk["lun"]: disk for disk in kept}
+    sent = {disk["lun"]: disk for disk in new.properties["storageProfile"].get("dataDisks", kept)}
+    unnamed = {
+        lun
+        for lun, disk in before.items()
+        if disk["createOption"] == "FromImage" and "power" not in old.private
+    }
+    if sent.keys() - before.keys() or before.keys() - sent.keys() - unnamed:
+        raise _changed()
+    if not all(_agrees(disk, before[lun]) for lun, disk in sent.items()):
+        raise _changed()
+    new.properties["storageProfile"]["dataDisks"] = kept
+
+
+def _agrees(sent: Any, kept: Any) -> bool:
+    if isinstance(sent, dict) and isinstance(kept, dict):
+        return all(name in kept and _agrees(value, kept[name]) for name, value in sent.items())
+    if isinstance(sent, str) and isinstance(kept, str):
+        return sent.lower() == kept.lower()
+    return bool(sent == kept)
+
+
+def _changed() -> ArmError:
+    path = "storageProfile.dataDisks"
+    return ArmError(
+        "PropertyChangeNotAllowed",
+        f"Changing property '{path}' is not allowed. Leave it as it is, or create another resource.",
+        target=path,
+        status=409,
+    )
 
 
 def choose_replicas(connection: Connection, machine: Resource, silent: Collection[tuple[str, str]]) -> None:

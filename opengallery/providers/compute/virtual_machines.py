@@ -70,7 +70,7 @@ class StorageProfile(Properties):
 
     image_reference: ImageReference
     os_disk: OsDisk = field(default_factory=OsDisk)
-    data_disks: list[machine_data_disks.MachineDataDisk] = []
+    data_disks: list[machine_data_disks.MachineDataDisk] | None = None
 
 
 class Reference(Properties):
@@ -129,6 +129,8 @@ def check(
         machine_disks.add_os_disk(call, new, image)
         machine_data_disks.add_data_disks(call, new, image, disk_names)
         _take_over_secrets(call, new)
+    else:
+        machine_data_disks.keep(new, old)
     hide_password(new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
         found = call.linked(nic["id"], "properties.networkProfile.networkInterfaces", _NIC)
@@ -323,7 +325,6 @@ RESOURCE_TYPE = ResourceType(
     immutable=frozenset(
         {
             "storageProfile.imageReference.id",
-            "storageProfile.dataDisks",
             "osProfile.computerName",
             "osProfile.adminUsername",
             "virtualMachineScaleSet.id",
