@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from opengallery.arm import resources
 from opengallery.hypervisors import HypervisorError, MachineSpec
 from opengallery.hypervisors.filling import fill
+from opengallery.providers.compute import machine_data_disks
 from opengallery.replication.placement import readers
 
 from .conftest import Api
@@ -90,6 +92,27 @@ def test_a_machine_gets_the_data_disks_of_its_version(api: Api, tmp_path: Path) 
     with api.services.database.read() as connection:
         assert not connection.execute(select(readers).where(readers.c.machine.contains("/data"))).all()
     assert api.ask("GET", f"{first['managedDisk']['id']}?api-version=2025-01-02").status_code == 404
+
+
+def test_a_data_disk_that_is_missing_is_copied_when_the_machine_is_made_once_more(
+    api: Api, tmp_path: Path
+) -> None:
+    """As a crash leaves it in the middle of a reimage: the old disk is gone, and no replica chosen for a new one."""
+    group = api.group("data")
+    version = version_with_data_disks(api, group)
+    machine = machine_in(group)
+    api.put(machine, machine_body(api, version))
+    api.act(f"{machine}/deallocate")
+    file_of(api, machine, 5).unlink()
+    with api.services.database.write() as connection:
+        found = resources.get(connection, id_of(api, machine))
+        assert found is not None
+        machine_data_disks.release(connection, found)
+    body = api.get(machine)
+    body["properties"]["hardwareProfile"]["vmSize"] = "Standard_D4s_v5"
+    api.put(machine, body)
+    assert guest_sees(api, machine, 5, tmp_path) == disk(3, 4)
+    assert reading(api) == [id_of(api, version).lower()]
 
 
 def test_a_machine_may_want_larger_and_more_data_disks(api: Api, tmp_path: Path) -> None:

@@ -49,12 +49,16 @@ def choose_replica(services: Services, machine: Resource) -> placement.ReadPlan:
 def choose_replicas(services: Services, machine: Resource) -> None:
     """The same for a machine that is about to be made, whose data disks have images to read, too."""
     with services.database.write() as connection:
-        choose_replicas_rows(services, connection, machine)
+        choose_rows(services, connection, machine)
 
 
-def choose_replicas_rows(services: Services, connection: Connection, machine: Resource) -> None:
+def choose_rows(services: Services, connection: Connection, machine: Resource) -> None:
     """The same in a transaction that is open already."""
     _choose(services, connection, machine)
+    _choose_data_disks(services, connection, machine)
+
+
+def _choose_data_disks(services: Services, connection: Connection, machine: Resource) -> None:
     try:
         machine_data_disks.choose_replicas(connection, machine, services.health.silent)
     except placement.NoReplicaInRegion as error:
@@ -82,6 +86,9 @@ def make(services: Services, machine: Resource) -> None:
     """Make the machine's disks and seed; data disks of its image are copied. Raises 409 when that fails."""
     image = machine.private["image"]
     vcpus, memory_mib = granted(services.settings.machines, machine.properties["hardwareProfile"]["vmSize"])
+    with services.database.write() as connection:
+        # A crash in the middle of a reimage may have left none chosen.
+        _choose_data_disks(services, connection, machine)
     try:
         services.hypervisor.create(
             MachineSpec(

@@ -74,7 +74,7 @@ def _create(work: Work, names: Sequence[str]) -> dict[str, Any]:
             if call.get(machine_id) is None:
                 machine, started = model.create(call, scale_set, name, work.operation.id)
                 resources.add(connection, machine)
-                machines.choose_replicas_rows(work.services, connection, machine)
+                machines.choose_rows(work.services, connection, machine)
                 operation_ids += started
     return {"machines": keys, "operations": operation_ids}
 
