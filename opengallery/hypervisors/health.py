@@ -1,7 +1,7 @@
 """Which replicas answer: asked again and again, so that no machine waits for one that is silent.
 
-A replica that misses two answers in a row is silent; one answer makes it good again. How long an answer
-may take is about what QEMU itself grants a read before it turns to the next replica.
+A replica that misses two answers in a row is silent; one answer makes it good again. Together they take
+less than QEMU grants a single read, so that a machine waits for one read and not for a second.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import httpx
 from opengallery.hypervisors.machine import ReplicaUrl
 from opengallery.hypervisors.probe import problem
 
-TIMEOUT_S = 1.5
+TIMEOUT_S = 1.0
 ATTEMPTS = 2
 ASKED_AT_ONCE = 32
 

@@ -77,11 +77,13 @@ def until_read(storm: Storm, more_bytes: int) -> None:
 
 @pytest.mark.parametrize("storm", [2], indirect=True)
 def test_a_silent_replica_delays_machines_by_seconds(storm: Storm, payload: str) -> None:
-    storm.start(10)
+    # Machines that share two cores slow each other down by more than what is looked for here.
+    each = rounds(3, 5)
+    storm.start(2 * each)
     silent = storm.machines[0].store
     disturbed = [machine for machine in storm.machines if machine.store == silent]
     undisturbed = [machine for machine in storm.machines if machine.store != silent]
-    assert len(disturbed) == len(undisturbed) == 5
+    assert len(disturbed) == len(undisturbed) == each
     pid = server_of(storm.gallery, silent)
     assert storm.look() == 0
     os.kill(pid, signal.SIGSTOP)
