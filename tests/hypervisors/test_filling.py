@@ -97,6 +97,12 @@ def test_a_disk_holds_its_image_and_zeros(
     assert not any(found[SIZE_BYTES:])
 
 
+def test_an_image_of_zeros_needs_nobody(serving: Replicas, tmp_path: Path) -> None:
+    path = tmp_path / "data-0.qcow2"
+    fill(path, "vm", DataDisk(0, 8 * MIB, DiskContent((serving.dead(),), 8 * MIB, tuple)), wanted)
+    assert content(path) == bytes(8 * MIB)
+
+
 def test_the_next_replica_serves_what_one_does_not(serving: Replicas, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "data-0.qcow2"
     dying = serving.serve("replica=a", "die", "1")
