@@ -20,6 +20,7 @@ from opengallery.cli.options import (
     OsTypeOrNone,
     Tags,
     named,
+    parse_id,
     resource_id,
 )
 from opengallery.cli.single import add_action, add_delete, add_list, add_show, one_or_all
@@ -66,6 +67,7 @@ add_action(
     [
         "gallery disk create -g myRG -n myDisk --upload-type Upload --upload-size-bytes 2147484160",
         "gallery disk create -g myRG -n myDisk --source mySnapshot",
+        "gallery disk create -g myRG -n d --gallery-image-reference $VERSION_ID --gallery-image-reference-lun 0",
     ],
     columns=COLUMNS,
 )
@@ -82,6 +84,14 @@ def create(
         int | None,
         typer.Option("--upload-size-bytes", metavar="BYTES", help="Size of the VHD with its footer."),
     ] = None,
+    gallery_image_reference: Annotated[
+        str | None,
+        typer.Option("--gallery-image-reference", metavar="ID", help="Image version to make the disk of."),
+    ] = None,
+    gallery_image_reference_lun: Annotated[
+        int | None,
+        typer.Option("--gallery-image-reference-lun", metavar="LUN", help="Its data disk, not its OS disk."),
+    ] = None,
     size_gb: SizeGb = None,
     sku: Sku = "Premium_LRS",
     os_type: OsTypeOrNone = None,
@@ -90,11 +100,20 @@ def create(
     tags: Tags = None,
     no_wait: NoWait = False,
 ) -> Any:
-    """Create a disk: for an upload, as a copy, from a URL that the server fetches, or empty."""
+    """Create a disk: for an upload, as a copy, from an image version, from a URL, or empty."""
     if (upload_type is None) != (upload_size_bytes is None):
         raise Misuse("--upload-type and --upload-size-bytes go together.")
+    if gallery_image_reference_lun is not None and gallery_image_reference is None:
+        raise Misuse("--gallery-image-reference-lun goes with --gallery-image-reference.")
     if upload_type:
         creation: dict[str, Any] = {"createOption": "Upload", "uploadSizeBytes": upload_size_bytes}
+    elif gallery_image_reference:
+        reference: dict[str, Any] = {
+            "id": str(parse_id(gallery_image_reference, "--gallery-image-reference"))
+        }
+        if gallery_image_reference_lun is not None:
+            reference["lun"] = gallery_image_reference_lun
+        creation = {"createOption": "FromImage", "galleryImageReference": reference}
     else:
         creation = creation_data(arm, resource_group, source, size_gb)
     return put_disk(

@@ -67,21 +67,33 @@ def create(
         str, typer.Option("--source", metavar="URL|ID|NAME", help="Image file, VM, disk or snapshot.")
     ],
     os_type: OsTypeOrNone = None,
+    data_disk_sources: Annotated[
+        list[str] | None,
+        typer.Option("--data-disk-sources", metavar="URL|ID|NAME...", help="Data disks, of luns 0, 1, 2."),
+    ] = None,
     hyper_v_generation: Generation = None,
     storage_sku: StorageSku = None,
     location: Location = None,
     tags: Tags = None,
 ) -> Any:
-    """Create a managed image from a URL that the server fetches, a disk, a snapshot or a VM."""
+    """Create a managed image from URLs that the server fetches, disks, snapshots or a VM."""
     key, value = _source(arm, resource_group, source)
     properties: dict[str, Any] = {"hyperVGeneration": hyper_v_generation or "V1"}
     if key == "sourceVirtualMachine":
+        if data_disk_sources:
+            raise Misuse("--data-disk-sources: a VM brings its data disks by itself.")
         # It knows its own generation.
         properties = {key: value, **({"hyperVGeneration": hyper_v_generation} if hyper_v_generation else {})}
     elif os_type is None:
         raise Misuse("Missing --os-type: only a VM knows its own.")
     else:
-        properties["storageProfile"] = _storage_profile(os_type, storage_sku, {key: value})
+        profile = _storage_profile(os_type, storage_sku, {key: value})
+        for lun, text in enumerate(data_disk_sources or ()):
+            key, value = _source(arm, resource_group, text)
+            if key == "sourceVirtualMachine":
+                raise Misuse(f"--data-disk-sources: '{text}' is a VM. Give disks, snapshots or URLs.")
+            profile["dataDisks"].append({"lun": lun, key: value})
+        properties["storageProfile"] = profile
     body = {
         "location": location or arm.location(resource_group),
         "tags": parse_tags(tags) or {},

@@ -88,6 +88,7 @@ EXAMPLE = "-g myRG -r myGallery -i myImageDefinition -e 1.0.2"
     [
         f"gallery sig image-version create {EXAMPLE} \\",
         '  --target-regions "West Central US" "South Central US=1" --replica-count 5 --managed-image myImage',
+        f"gallery sig image-version create {EXAMPLE} --os-snapshot os --data-snapshots data log",
     ],
     columns=COLUMNS,
     details=DETAILS,
@@ -103,6 +104,14 @@ def create(
     ] = None,
     os_snapshot: Annotated[
         str | None, typer.Option("--os-snapshot", metavar="NAME|ID", help="Publish a snapshot.")
+    ] = None,
+    data_snapshots: Annotated[
+        list[str] | None,
+        typer.Option("--data-snapshots", metavar="NAME|ID...", help="Publish data disks with --os-snapshot."),
+    ] = None,
+    data_snapshot_luns: Annotated[
+        list[int] | None,
+        typer.Option("--data-snapshot-luns", metavar="LUN...", help="Their luns; by default 0, 1, 2."),
     ] = None,
     image_version: Annotated[
         str | None, typer.Option("--image-version", metavar="ID", help="Publish another version's image.")
@@ -131,6 +140,11 @@ def create(
     sources = [source for source in (managed_image, image_version, virtual_machine, os_snapshot) if source]
     if len(sources) != 1:
         raise Misuse("Give one of --managed-image, --os-snapshot, --image-version, --virtual-machine.")
+    if data_snapshots and not os_snapshot:
+        raise Misuse("--data-snapshots goes with --os-snapshot; other sources bring their data disks.")
+    luns = data_snapshot_luns or list(range(len(data_snapshots or ())))
+    if len(luns) != len(data_snapshots or ()):
+        raise Misuse("Give as many --data-snapshot-luns as --data-snapshots.")
     location = location or arm.location(resource_group)
     profile: dict[str, Any] = {
         "targetRegions": parse_target_regions(target_regions) or [{"name": location}],
@@ -144,9 +158,15 @@ def create(
     source = {"id": str(id_or_name(arm.subscription, resource_group, kind, sources[0]))}
     if virtual_machine:
         source = {"virtualMachineId": source["id"]}
+    storage: dict[str, Any] = {"osDiskImage": {"source": source}} if os_snapshot else {"source": source}
+    if data_snapshots:
+        storage["dataDiskImages"] = [
+            {"source": {"id": str(id_or_name(arm.subscription, resource_group, kind, text))}, "lun": lun}
+            for text, lun in zip(data_snapshots, luns, strict=True)
+        ]
     properties: dict[str, Any] = {
         "publishingProfile": {key: value for key, value in profile.items() if value is not None},
-        "storageProfile": {"osDiskImage": {"source": source}} if os_snapshot else {"source": source},
+        "storageProfile": storage,
     }
     if (allowed := parse_flag(allow_replicated_location_deletion)) is not None:
         properties["safetyProfile"] = {"allowDeletionOfReplicatedLocations": allowed}
@@ -263,6 +283,9 @@ def export(
         Literal["raw", "vhd", "qcow2"],
         typer.Option("--format", case_sensitive=False, help="What to write; VHD is fixed."),
     ] = "raw",
+    lun: Annotated[
+        int | None, typer.Option("--lun", metavar="LUN", help="A data disk, instead of the OS disk.")
+    ] = None,
 ) -> Any:
     """Write a version's disk to a file here, and verify it."""
     from opengallery.cli.version_export import disk_name, export_version
@@ -270,7 +293,7 @@ def export(
     names = (gallery_name, gallery_image_definition, gallery_image_version)
     version = resource_id(arm.subscription, resource_group, VERSIONS, *names)
     disk = resource_id(arm.subscription, resource_group, "Microsoft.Compute/disks", disk_name())
-    return export_version(arm, version, disk, file, file_format)
+    return export_version(arm, version, disk, file, file_format, lun)
 
 
 @verb(app, "delete", [f"gallery sig image-version delete {EXAMPLE}"])

@@ -126,7 +126,8 @@ def plan(
 
 
 def _sizes(replicas: list[dict[str, Any]], region: str) -> tuple[int, int]:
-    """The image's size, and what a replica of it stores: in this region, or else wherever it has one."""
+    """The size of the OS disk's image, and what a replica of the version stores, its data disks included: in
+    this region, or else wherever it has one."""
     from opengallery.regions import find_region
 
     known = find_region(region)
@@ -134,11 +135,16 @@ def _sizes(replicas: list[dict[str, Any]], region: str) -> tuple[int, int]:
         raise Misuse(f"--region: there is no region '{region}'.")
     complete = [replica for replica in replicas if replica["state"] == "Completed"]
     here = [replica for replica in complete if replica["region"] == known.name] or complete
-    if not here:
+    stored: dict[int | None, int] = {}
+    for replica in here:
+        lun = replica.get("lun")
+        stored[lun] = max(stored.get(lun, 0), int(replica["storedBytes"]))
+    if None not in stored:
         raise CommandFailed(
             "The version has no completed replica. Wait until it is Succeeded, and plan then."
         )
-    return int(here[0]["bytes"]), max(int(replica["storedBytes"]) for replica in here)
+    image_bytes = next(int(replica["bytes"]) for replica in here if replica.get("lun") is None)
+    return image_bytes, sum(stored.values())
 
 
 def parse_rate(text: str) -> float:

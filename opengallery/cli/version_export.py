@@ -70,9 +70,15 @@ class SparseFile:
 
 
 def export_version(
-    arm: "ArmClient", version: ResourceId, disk: ResourceId, path: Path, file_format: Format
+    arm: "ArmClient",
+    version: ResourceId,
+    disk: ResourceId,
+    path: Path,
+    file_format: Format,
+    lun: int | None = None,
 ) -> dict[str, Any]:
-    """Write `version` to `path` by way of `disk`, which is made and deleted. Raises `CommandFailed`."""
+    """Write `version`, its OS disk or the data disk of `lun`, to `path` by way of `disk`, which is made and
+    deleted. Raises `CommandFailed`."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -83,7 +89,8 @@ def export_version(
         raise CommandFailed(f"There is a file {path} already. Delete it, or choose another name.")
     found = arm.get(version)
     region = _region(found)
-    source = {"createOption": "FromImage", "galleryImageReference": {"id": str(version)}}
+    reference = {"id": str(version)} if lun is None else {"id": str(version), "lun": lun}
+    source = {"createOption": "FromImage", "galleryImageReference": reference}
     arm.put(disk, {"location": region, "properties": {"creationData": source}})
     try:
         access = (

@@ -14,13 +14,16 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from opengallery.hypervisors.arguments import uefi_firmware
+from opengallery.hypervisors.filling import fill
 from opengallery.hypervisors.machine import (
+    DataDisk,
     Forward,
     Generation,
     GuestNetwork,
@@ -113,20 +116,36 @@ class MachineFolder:
         """Return whether the machine was created."""
         return self._parts.exists()
 
-    def create(self, spec: MachineSpec) -> None:
-        """Make what is missing; renew the seed and the parts, keep disk and variables."""
+    def create(self, spec: MachineSpec, is_wanted: Callable[[], bool]) -> None:
+        """Make what is missing; renew the seed and the parts, keep disks and variables.
+
+        Filling data disks takes its time: it ends when the machine is not wanted any more.
+        """
         self.path.mkdir(mode=0o700, exist_ok=True)
         if not self.overlay.exists():
             self._hydrated.unlink(missing_ok=True)
         _make_disk(self.overlay, spec.disk_size_bytes)
         for disk in spec.data_disks:
-            _make_disk(self.data_disk(disk.lun), disk.size_bytes)
+            self._make_data_disk(disk, is_wanted)
         if spec.generation == "V2" and not self.variables.exists():
             _write(self.variables, uefi_firmware()[1].read_bytes())
         _write(self.seed, seed_iso(spec.seed, spec.machine_id))
         luns = tuple(disk.lun for disk in spec.data_disks)
         parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.network, luns)
         _write(self._parts, msgspec.json.encode(parts))
+
+    def lacks_content(self, spec: MachineSpec) -> bool:
+        """Return whether a data disk is still to be filled."""
+        return any(disk.content and not self.data_disk(disk.lun).exists() for disk in spec.data_disks)
+
+    def _make_data_disk(self, disk: DataDisk, is_wanted: Callable[[], bool]) -> None:
+        path = self.data_disk(disk.lun)
+        if disk.content is None:
+            _make_disk(path, disk.size_bytes)
+        elif not path.exists():
+            unfinished = path.with_suffix(".new")
+            fill(unfinished, self.machine_id, disk, is_wanted)
+            _publish(unfinished, path)
 
     def data_disk(self, lun: int) -> Path:
         """Where a data disk lies."""

@@ -5,7 +5,7 @@ already is left as it is.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -99,11 +99,27 @@ class GuestNetwork:
 
 
 @dataclass(frozen=True)
+class DiskContent:
+    """What a data disk begins with: an image of `size_bytes`, in replicas to read in this order.
+
+    `extents` yields the (offset, length) of what is no hole, in order.
+    """
+
+    replicas: tuple[ReplicaUrl, ...]
+    size_bytes: int
+    extents: Callable[[], Iterable[tuple[int, int]]] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class DataDisk:
-    """An empty disk beside the one with the system; the guest knows it by its serial number, `lun0`."""
+    """A disk beside the one with the system; the guest knows it by its serial number, `lun0`.
+
+    It begins with `content`, which is copied as the machine is made; without it, it is empty.
+    """
 
     lun: int
     size_bytes: int
+    content: DiskContent | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +169,10 @@ class Hypervisor(Protocol):
     """Runs machines. Safe to use from many threads; a machine's own calls wait for each other."""
 
     def create(self, spec: MachineSpec) -> None:
-        """Make the machine's files. Creating it again renews the seed and keeps the disk."""
+        """Make the machine's files. Creating it again renews the seed and keeps the disks.
+
+        Raises `NoLiveReplica` when no replica serves the content of a data disk.
+        """
 
     def start(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> None:
         """Run the machine over `replicas`, read in this order; those that don't answer are left out.
@@ -182,11 +201,12 @@ class Hypervisor(Protocol):
         Raises `NoAgent`, and `GaveUp` when it takes too long or when `ending` is set.
         """
 
-    def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
-        """Copy what the machine wrote, a qcow2 file over its image, to `target`, and bring it to the disk.
+    def copy_disks(self, machine_id: str, targets: Mapping[int | None, Path]) -> None:
+        """Copy disks, each to its target, and bring the copies to the disk: data disks by their lun; under
+        None what the machine wrote over its image.
 
-        With `lun`, that of a data disk. A running machine pauses meanwhile; the copy is what it would find
-        after a power cut.
+        All are qcow2 files of one moment: a running machine pauses meanwhile, and they are what it would
+        find after a power cut.
         """
 
     def replicas(self, machine_id: str) -> dict[int, str]:

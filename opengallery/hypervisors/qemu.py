@@ -6,7 +6,7 @@ kept of a machine, `arguments` for what QEMU is told, `process` for how it runs.
 
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
@@ -51,16 +51,21 @@ class Qemu:
         self._accelerator_cache = settings.data / "accelerator.json"
         self._accelerator_lock = threading.Lock()
         self._starts = threading.BoundedSemaphore(self._settings.starts_at_once)
+        self._fillings = threading.BoundedSemaphore(self._settings.starts_at_once)
         self._locks: dict[str, threading.RLock] = {}
         self._locks_lock = threading.Lock()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._qmp = Qmp()
+        self._deleting: set[str] = set()
         self._closed = False
 
     def create(self, spec: MachineSpec) -> None:
-        """Make the machine's files. Creating it again renews seed and size, and keeps the disk."""
-        with self._alone(spec.machine_id) as folder:
-            folder.create(spec)
+        """Make the machine's files. Creating it again renews seed and size, and keeps the disks."""
+        with (
+            self._alone(spec.machine_id) as folder,
+            self._fillings if folder.lacks_content(spec) else nullcontext(),
+        ):
+            folder.create(spec, lambda: not self._closed and spec.machine_id not in self._deleting)
 
     def start(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> None:
         """Run the machine over those of `replicas` that answer, read in this order.
@@ -97,10 +102,12 @@ class Qemu:
             folder.end_run()
 
     def delete(self, machine_id: str) -> None:
-        """Stop the machine and remove its disk."""
+        """Stop the machine and remove its disks."""
+        self._deleting.add(machine_id)  # whoever fills its data disks lets go
         with self._alone(machine_id) as folder:
             self.power_off(machine_id)
             folder.remove()
+            self._deleting.discard(machine_id)
 
     def state(self, machine_id: str) -> State:
         """Return what the machine does now; `paused` when its disk met an error or it was paused."""
@@ -135,14 +142,14 @@ class Qemu:
         self._running(folder)
         return guest_agent.execute(folder.agent, command, ending)
 
-    def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
-        """Copy the machine's overlay, or a data disk; a running machine pauses meanwhile."""
+    def copy_disks(self, machine_id: str, targets: Mapping[int | None, Path]) -> None:
+        """Copy data disks by their lun, the machine's overlay under None; a running machine pauses meanwhile."""
         with self._alone(machine_id) as folder:
             folder.parts()
-            disk = folder.overlay if lun is None else folder.data_disk(lun)
             is_running = self._process(folder) is not None
             with holding_still(partial(self._command, folder)) if is_running else nullcontext():
-                copy_overlay(disk, target)
+                for lun, target in targets.items():
+                    copy_overlay(folder.overlay if lun is None else folder.data_disk(lun), target)
 
     def replicas(self, machine_id: str) -> dict[int, str]:
         """Return the URLs that a running machine reads, by index, in the order in which it tries them."""
@@ -163,9 +170,8 @@ class Qemu:
                 return
             if len(run.children) == 1:
                 raise NoLiveReplica(machine_id, [f"replica {index} is the last one that it reads"])
-            self._command(
-                folder, ("x-blockdev-change", {"parent": arguments.QUORUM, "child": run.children[index]})
-            )
+            child = {"parent": arguments.QUORUM, "child": run.children[index]}
+            self._command(folder, ("x-blockdev-change", child))
             folder.record(run.without_replica(index))
             with suppress(QmpRefused, QmpUnavailable):
                 self._ask(
@@ -235,14 +241,11 @@ class Qemu:
         """Let these ports, and no others, lead into a running machine; return those that do."""
         with self._alone(machine_id) as folder:
             run = self._running(folder)
-            try:
-                forwards = port_forwarding.change(
-                    lambda line: self._ask(folder, ("human-monitor-command", {"command-line": line}))[0],
-                    run.forwards,
-                    ports,
-                )
-            except (QmpUnavailable, QmpRefused) as error:
-                raise HypervisorError(f"Machine '{machine_id}' did not forward its ports: {error}") from error
+            forwards = port_forwarding.change(
+                lambda line: self._command(folder, ("human-monitor-command", {"command-line": line}))[0],
+                run.forwards,
+                ports,
+            )
             if forwards != run.forwards:
                 folder.record(msgspec.structs.replace(run, forwards=forwards))
             return forwards
@@ -305,11 +308,7 @@ class Qemu:
             raise StartFailed(folder.machine_id, folder.last_words()) from error
 
     def _arguments(
-        self,
-        folder: MachineFolder,
-        parts: Parts,
-        live: dict[int, ReplicaUrl],
-        files: arguments.Descriptors,
+        self, folder: MachineFolder, parts: Parts, live: dict[int, ReplicaUrl], files: arguments.Descriptors
     ) -> list[str]:
         with self._accelerator_lock:
             accelerator = choose_accelerator(
@@ -326,8 +325,8 @@ class Qemu:
             *arguments.data_disk_arguments({lun: folder.data_disk(lun) for lun in parts.luns}, files),
             *arguments.agent_arguments(files.listener(folder.agent)),
         ]
-        name = ("-name", folder.marker)
-        return ["qemu-system-x86_64", *name, *arguments.CONFINED, *files.arguments(), *described]
+        name = ("qemu-system-x86_64", "-name", folder.marker)
+        return [*name, *arguments.CONFINED, *files.arguments(), *described]
 
     def _end(self, folder: MachineFolder, found: process.Process, grace_s: float) -> None:
         """End a process: ask the guest, then QEMU, then the kernel."""

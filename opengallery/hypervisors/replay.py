@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,7 +105,7 @@ class Replay:
         return self._process.pid if self._process else None
 
     def create(self, spec: MachineSpec) -> None:
-        """Make the machine's folder. Creating it again keeps what it counts."""
+        """Make the machine's folder; of data disks nothing is read. Creating it again keeps what it counts."""
         with self._alone(spec.machine_id) as folder:
             folder.mkdir(mode=0o700, exist_ok=True)
             boots = self._card(spec.machine_id).boots if (folder / "replay.json").exists() else 0
@@ -179,10 +179,10 @@ class Replay:
         """Refuse: a replayed machine has no guest."""
         raise NoAgent(f"machine '{machine_id}' only replays a recorded boot, and has no guest")
 
-    def copy_disk(self, machine_id: str, target: Path, lun: int | None = None) -> None:
+    def copy_disks(self, machine_id: str, targets: Mapping[int | None, Path]) -> None:
         """Refuse: a replayed machine writes nothing, and has no disk."""
         raise HypervisorError(
-            f"Machine '{machine_id}' only replays a recorded boot, and has no disk to copy to {target.name}. "
+            f"Machine '{machine_id}' only replays a recorded boot, and has no disk to copy. "
             'Set machines.hypervisor to "qemu".'
         )
 

@@ -206,6 +206,12 @@ def read_plan(
     return ReadPlan([row.store, *row.fallbacks], row.image_id, row.tenant_id)
 
 
+def has_read(connection: Connection, machine: str) -> bool:
+    """Whether `machine` was told where to read, and reads no more."""
+    query = select(readers.c.machine).where(readers.c.machine == machine, readers.c.is_reading.is_(False))
+    return connection.execute(query).first() is not None
+
+
 def share_reading(connection: Connection, machine: str, sharer: str) -> ReadPlan | None:
     """Keep what `machine` reads for `sharer` too, until `release_reader(sharer)`; None if it reads nothing.
 

@@ -102,28 +102,36 @@ def replicas(connection: Connection, owner: str) -> list[Replica]:
     return [Replica(**row) for row in connection.execute(query).mappings()]
 
 
-def region_status(connection: Connection, owner: str) -> list[RegionStatus]:
-    """Every region in which `owner` has or awaits replicas. What is being removed is left out."""
+def region_status(connection: Connection, owner: str, *others: str) -> list[RegionStatus]:
+    """Every region in which `owner` has or awaits replicas, and what is being removed is left out.
+
+    With `others`, which go where it goes, all are one: a region is complete when it is for each of them.
+    """
+    owners = (owner, *others)
     regions: dict[str, list[Replica]] = {}
-    for replica in replicas(connection, owner):
-        if replica.state != "Removing":
-            regions.setdefault(replica.region, []).append(replica)
-    return [_region_status(region, held) for region, held in sorted(regions.items())]
+    for each in owners:
+        for replica in replicas(connection, each):
+            if replica.state != "Removing":
+                regions.setdefault(replica.region, []).append(replica)
+    return [_region_status(region, held, len(owners)) for region, held in sorted(regions.items())]
 
 
-def _region_status(region: str, held: list[Replica]) -> RegionStatus:
+def _region_status(region: str, held: list[Replica], owners: int) -> RegionStatus:
     states = {replica.state for replica in held}
-    state: Literal["Replicating", "Completed", "Failed"] = "Completed"
+    unbegun = owners - len({replica.owner for replica in held})
+    state: Literal["Unknown", "Replicating", "Completed", "Failed"] = "Completed"
     if states & {"Pending", "Replicating"}:
         state = "Replicating"
     elif "Failed" in states:
         state = "Failed"
+    elif unbegun:
+        state = "Unknown"
     failures = [f"{replica.store}: {replica.details}" for replica in held if replica.state == "Failed"]
     return RegionStatus(
         region=region,
         state=state,
         details="; ".join(failures),
-        progress=int(100 * sum(replica.fraction for replica in held) / len(held)),
+        progress=int(100 * sum(replica.fraction for replica in held) / (len(held) + unbegun)),
         moved_bytes=sum(replica.moved_bytes for replica in held),
         wide_area_bytes=sum(
             replica.moved_bytes for replica in held if replica.source_region not in (None, region)

@@ -5,7 +5,9 @@ goes on at the last finished step when `DBOS.launch` takes the work up again. `b
 An owner is the lower-cased ARM id of a version, an image or a disk; here it is an opaque text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from dbos import DBOS
 from sqlalchemy import insert, select, update
@@ -14,13 +16,14 @@ from opengallery.database import now
 from opengallery.imagestore import UnusableImage
 from opengallery.replication import leftovers, steps
 from opengallery.replication.placement import TooManyReplicas, lock_image
-from opengallery.replication.plans import NothingToReplicate, Target, make_plan, settle
+from opengallery.replication.plans import NothingToReplicate, Plan, Target, make_plan, settle
 from opengallery.replication.progress import ReplicaGone, Tally, replicas, replicas_table
 from opengallery.replication.runtime import ReplicaFailed, bind, close, runtime
 from opengallery.replication.steps import Base
 
 __all__ = [
     "Base",
+    "DataDisk",
     "Ingested",
     "NothingToReplicate",
     "ReplicaFailed",
@@ -50,6 +53,14 @@ class Ingested:
 
     image_id: str
     size_bytes: int
+
+
+class DataDisk(TypedDict):
+    """An image that goes where another one goes: its owner, what it is made of, and what to call it."""
+
+    owner: str
+    source_owner: str
+    name: str
 
 
 class ReplicationFailed(Exception):
@@ -105,31 +116,56 @@ def adopt(owner: str, source_owner: str, region: str | None = None) -> Ingested:
 
 
 @DBOS.workflow(name="replication.replicate", max_recovery_attempts=None)
-def replicate(owner: str, source_owner: str, targets: list[Target]) -> None:
+def replicate(
+    owner: str, source_owner: str, targets: list[Target], data_disks: Sequence[DataDisk] = ()
+) -> None:
     """Make the replicas of `owner` exactly those of `targets`; the image is that of `source_owner`.
 
     What is there stays, what is missing is brought and verified, all regions at the same time; then
     what is not asked for goes. A region that fails does not stop the others, but then nothing goes.
+    The same is done for `data_disks`: all is well, and something goes, when it is so for all of them.
     Raises `TooManyReplicas`, `NothingToReplicate`, `ReplicationFailed`, `ReplicationStopped`.
     """
-    plan = make_plan(owner, source_owner, targets)
-    filling = {
-        region: DBOS.start_workflow(fill_region, owner, plan.tenant_id, plan.image_id, stores)
+    disks = [DataDisk(owner=owner, source_owner=source_owner, name=""), *data_disks]
+    plans = _plan(disks, targets)
+    filling = [
+        (
+            disk,
+            region,
+            DBOS.start_workflow(fill_region, disk["owner"], plan.tenant_id, plan.image_id, stores),
+        )
+        for disk, plan in zip(disks, plans, strict=True)
         for region, stores in plan.missing.items()
-    }
-    failures: dict[str, str] = {}
+    ]
+    failures: dict[str, list[str]] = {}
     is_stopped = False
-    for region, handle in filling.items():
+    for disk, region, handle in filling:
         try:
             if details := handle.get_result(polling_interval_sec=POLL_INTERVAL_S):
-                failures[region] = details
+                named = f"{disk['name']}: {details}" if disk["name"] else details
+                failures.setdefault(region, []).append(named)
         except ReplicationStopped:
             is_stopped = True
     if is_stopped:
         raise ReplicationStopped(owner)
-    settle(owner, plan.unwanted, bool(failures))
+    for disk, plan in zip(disks, plans, strict=True):
+        settle(disk["owner"], plan.unwanted, bool(failures))
     if failures:
-        raise ReplicationFailed(failures)
+        raise ReplicationFailed({region: "; ".join(details) for region, details in failures.items()})
+
+
+def _plan(disks: list[DataDisk], targets: list[Target]) -> list[Plan]:
+    """A plan for each disk. When one can't be made, nothing is begun for the others."""
+    plans: list[Plan] = []
+    try:
+        plans.extend(make_plan(disk["owner"], disk["source_owner"], targets) for disk in disks)
+    except Exception as error:
+        for disk, plan in zip(disks, plans, strict=False):
+            for store in (store for stores in plan.missing.values() for store in stores):
+                steps.fail(disk["owner"], store, str(error))
+            settle(disk["owner"], plan.unwanted, True)
+        raise
+    return plans
 
 
 @DBOS.workflow(name="replication.fill_region", max_recovery_attempts=None)

@@ -8,7 +8,8 @@ import pytest
 from opengallery.arm import access
 
 from ..providers.conftest import Api
-from ..providers.images import full_disk
+from ..providers.data_disks import body_of, snapshot, storage
+from ..providers.images import definition, full_disk
 from .conftest import Newcomer
 from .galleries import COMPUTE, REGION, definition_body, full_id, gallery
 
@@ -122,3 +123,18 @@ def test_a_disk_is_copied_only_by_those_who_may_export_it(api: Api, newcomer: Ne
     assert "Microsoft.Compute/disks/beginGetAccess/action" in message
     owner = newcomer(contributor, (access.CONTRIBUTOR, full_id(api, source)))
     owner.put(f"{own}/{COMPUTE}/disks/copy", body)
+
+
+def test_every_source_of_a_version_has_to_be_readable(api: Api, newcomer: Newcomer) -> None:
+    mine, theirs = api.group("mine"), api.group("theirs")
+    system, data = snapshot(api, mine, "os", 1), snapshot(api, theirs, "data", 2)
+    version = f"{definition(api, mine)}/versions/1.0.0"
+    body = body_of(api, storage(api, system, lun3=data))
+    contributor = (access.CONTRIBUTOR, full_id(api, mine))
+    worker = newcomer(contributor)
+    status, code, message = worker.refused("PUT", version, body)
+    assert (status, code) == (403, "LinkedAuthorizationFailed")
+    assert "Microsoft.Compute/snapshots/read" in message
+    assert api.ask("GET", version).status_code == 404
+    reader = newcomer(contributor, (access.READER, full_id(api, data)))
+    reader.put(version, body)

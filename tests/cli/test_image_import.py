@@ -197,6 +197,29 @@ def test_disks_for_upload_copy_and_import(arm: StandIn, gallery: Gallery) -> Non
         "createOption": "Copy",
         "sourceResourceId": f"{COMPUTE}/snapshots/s",
     }
+    version = f"{COMPUTE}/galleries/g/images/i/versions/1.0.0"
+    gallery(*create, "--gallery-image-reference", version, "--gallery-image-reference-lun", "5")
+    assert arm.calls("PUT")[-1].json["properties"]["creationData"] == {
+        "createOption": "FromImage",
+        "galleryImageReference": {"id": version, "lun": 5},
+    }
+    assert gallery(*create, "--gallery-image-reference-lun", "5").code == 2
+
+
+def test_a_managed_image_of_several_disks(arm: StandIn, gallery: Gallery) -> None:
+    for path in ("disks/d", "snapshots/s", "virtualMachines/vm"):
+        arm.add(f"{COMPUTE}/{path}", {})
+    create = ["image", "create", "-g", "rg", "-n", "i", "--os-type", "Linux", "--source"]
+    data = ["--data-disk-sources", "d", "https://example.com/data.vhd"]
+    assert gallery(*create, "s", *data).code == 0
+    profile = arm.calls("PUT")[-1].json["properties"]["storageProfile"]
+    assert profile["osDisk"]["snapshot"] == {"id": f"{COMPUTE}/snapshots/s"}
+    assert profile["dataDisks"] == [
+        {"lun": 0, "managedDisk": {"id": f"{COMPUTE}/disks/d"}},
+        {"lun": 1, "blobUri": "https://example.com/data.vhd"},
+    ]
+    assert gallery(*create, "vm", *data).code == 2
+    assert gallery(*create, "s", "--data-disk-sources", "vm").code == 2
 
 
 def test_the_waits_of_an_import_are_said(

@@ -47,6 +47,19 @@ def test_a_plan_names_the_fewest_replicas_and_what_each_count_costs(gallery: Gal
     assert len(outcome.err.splitlines()) == 2 + len(curve)
 
 
+def test_data_disks_cost_bytes_and_are_not_booted_from(arm: StandIn, gallery: Gallery) -> None:
+    arm.resources[f"{VERSION}/replicas/data".lower()] = {
+        "region": "westeurope",
+        "store": "westeurope-01",
+        "state": "Completed",
+        "bytes": 4 << 40,
+        "storedBytes": 500,
+        "lun": 0,
+    }
+    plan = gallery(*LINE, "--vms", "10").json
+    assert (plan["trace"], plan["storedBytesPerReplica"]) == ("mini", STORED_BYTES + 500)
+
+
 def test_faster_guests_need_more_replicas_to_be_as_fast_as_they_can(gallery: Gallery) -> None:
     slow = gallery(*LINE, "--vms", "50", "--boot-target", "8s").json
     fast = gallery(*LINE, "--vms", "50", "--boot-target", "8s", "--pace", "10").json

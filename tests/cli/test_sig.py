@@ -83,6 +83,23 @@ def test_the_announcements_version_as_az_sends_it(arm: StandIn, gallery: Gallery
         (["--managed-image", "img"], {"source": {"id": f"{COMPUTE}/images/img"}}),
         (["--os-snapshot", "s"], {"osDiskImage": {"source": {"id": f"{COMPUTE}/snapshots/s"}}}),
         (
+            ["--os-snapshot", "s", "--data-snapshots", "a", f"{COMPUTE}/disks/b"],
+            {
+                "osDiskImage": {"source": {"id": f"{COMPUTE}/snapshots/s"}},
+                "dataDiskImages": [
+                    {"source": {"id": f"{COMPUTE}/snapshots/a"}, "lun": 0},
+                    {"source": {"id": f"{COMPUTE}/disks/b"}, "lun": 1},
+                ],
+            },
+        ),
+        (
+            ["--os-snapshot", "s", "--data-snapshots", "a", "--data-snapshot-luns", "7"],
+            {
+                "osDiskImage": {"source": {"id": f"{COMPUTE}/snapshots/s"}},
+                "dataDiskImages": [{"source": {"id": f"{COMPUTE}/snapshots/a"}, "lun": 7}],
+            },
+        ),
+        (
             ["--virtual-machine", f"{COMPUTE}/virtualMachines/vm"],
             {"source": {"virtualMachineId": f"{COMPUTE}/virtualMachines/vm"}},
         ),
@@ -101,6 +118,14 @@ def test_a_version_needs_exactly_one_source(gallery: Gallery) -> None:
     assert gallery("sig", "image-version", "create", *VERSION).code == 2
     both = ["--managed-image", "a", "--os-snapshot", "b"]
     assert gallery("sig", "image-version", "create", *VERSION, *both).code == 2
+
+
+def test_data_snapshots_go_with_an_os_snapshot_and_as_many_luns(gallery: Gallery) -> None:
+    create = ["sig", "image-version", "create", *VERSION]
+    assert gallery(*create, "--managed-image", "a", "--data-snapshots", "b").code == 2
+    assert gallery(*create, "--os-snapshot", "a", "--data-snapshot-luns", "1").code == 2
+    luns = ["--data-snapshot-luns", "1", "2"]
+    assert gallery(*create, "--os-snapshot", "a", "--data-snapshots", "b", *luns).code == 2
 
 
 def replicate(arm: StandIn) -> None:
@@ -191,6 +216,11 @@ def test_replicas_are_listed_as_the_server_names_them(arm: StandIn, gallery: Gal
     assert arm.requests[-1].query == {"api-version": "2026-03-03"}
     table = gallery("replica", "list", "--version", path, "-o", "table").out.splitlines()
     assert table[2].split() == ["westus", "westus-01", "Completed", "7", "2"]
+    assert "Lun" not in table[0]
+    arm.resources[f"{path}/replicas/b".lower()] = {**entry, "lun": 5}
+    table = gallery("replica", "list", "--version", path, "-o", "table").out.splitlines()
+    assert table[0].split()[:4] == ["Region", "Store", "Lun", "State"]
+    assert table[3].split() == ["westus", "westus-01", "5", "Completed", "7", "2"]
     assert gallery("replica", "list", "--version", COMPUTE + "/galleries/g").code == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 from opengallery.hypervisors import Qemu
 from opengallery.settings import Settings
 
-from .qemu_lab import REPOSITORY, BootImage, Replicas, Servers
+from .qemu_lab import REPOSITORY, BootImage, Replicas, Servers, Ssh, free_port
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +38,25 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
     started = Servers(Settings(data=tmp_path))
     yield started
     started.close()
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Ssh:
+    """Runs a command as root in a guest that knows `key` and whose port 22 is forwarded from that in `port`."""
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    port = free_port()
+    (tmp_path / "port").write_text(str(port))
+    options = "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR"
+    words = [word for option in options for word in ("-o", option)]
+
+    def run(command: str) -> str:
+        return subprocess.run(
+            ["ssh", *words, "-i", str(key), "-p", str(port), "root@127.0.0.1", command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout.strip()
+
+    return run

@@ -17,6 +17,7 @@ from opengallery.settings import Settings
 MIB = 1 << 20
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
+Ssh = Callable[[str], str]
 
 
 @dataclass

@@ -2,39 +2,13 @@
 
 import os
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from opengallery.hypervisors import Port, Qemu, ReplicaUrl
 
-from .qemu_lab import MIB, BootImage, Replicas, Servers, eventually, free_port, spec, wait_until_ready
-
-Ssh = Callable[[str], str]
-
-
-@pytest.fixture
-def ssh(tmp_path: Path) -> Ssh:
-    """Runs a command as root in the guest of `start`."""
-    key = tmp_path / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    port = free_port()
-    (tmp_path / "port").write_text(str(port))
-    options = "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR"
-    words = [word for option in options for word in ("-o", option)]
-
-    def run(command: str) -> str:
-        return subprocess.run(
-            ["ssh", *words, "-i", str(key), "-p", str(port), "root@127.0.0.1", command],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        ).stdout.strip()
-
-    return run
+from .qemu_lab import MIB, BootImage, Replicas, Servers, Ssh, eventually, spec, wait_until_ready
 
 
 def create(qemu: Qemu, folder: Path) -> None:

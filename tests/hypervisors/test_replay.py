@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from opengallery.hypervisors import (
     Seed,
     StartFailed,
 )
+from opengallery.hypervisors.machine import DataDisk, DiskContent
 from opengallery.hypervisors.replay import Replay
 from opengallery.hypervisors.trace import Trace, choose, save
 from opengallery.imagestore import open_image
@@ -133,7 +134,9 @@ def test_a_replayed_machine_reads_what_the_recorded_one_read(
     # As the server does it: what reads must return comes from the store.
     hypervisor = Replay(settings, lambda store, tenant, image: site.stores.open(store, tenant).open(image))
     try:
-        hypervisor.create(spec("one"))
+        # Of a data disk nothing is read.
+        content = DiskContent((site.replica("one"),), 48 << 20, lambda: [(0, 48 << 20)])
+        hypervisor.create(replace(spec("one"), data_disks=(DataDisk(0, 1 << 30, content),)))
         assert hypervisor.state("one") == "stopped"
         hypervisor.start("one", [site.replica("one")])
         ready = wait_until_ready(hypervisor, "one")

@@ -2,7 +2,7 @@
 
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -273,17 +273,17 @@ def test_a_capture_outlives_its_machine_and_version(
     other = machine.replace("/vm", "/other")
     api.put(other, machine_body(api, own))
     generalized(api, other)
-    copy: Callable[[str, Path, int | None], None] = api.services.hypervisor.copy_disk
+    copy: Callable[[str, Mapping[int | None, Path]], None] = api.services.hypervisor.copy_disks
 
-    def copy_then_delete(machine_id: str, target: Path, lun: int | None) -> None:
-        copy(machine_id, target, lun)
+    def copy_then_delete(machine_id: str, targets: Mapping[int | None, Path]) -> None:
+        copy(machine_id, targets)
         monkeypatch.undo()
         # A thread of its own, as another client has: this one is inside of a step.
         deletion = threading.Thread(target=lambda: (api.delete(other), api.delete(own)))
         deletion.start()
         deletion.join()
 
-    monkeypatch.setattr(api.services.hypervisor, "copy_disk", copy_then_delete)
+    monkeypatch.setattr(api.services.hypervisor, "copy_disks", copy_then_delete)
     api.put(image, image_from(api, other))
     assert content(api, image) == changed(before)
     with api.services.database.read() as connection:

@@ -51,9 +51,10 @@ def test_a_machine_has_empty_data_disks(api: Api, version: str) -> None:
     api.act(f"{machine}/generalize")
     image = f"resourceGroups/data-disks/{COMPUTE}/images/whole"
     source = {"sourceVirtualMachine": {"id": id_of(api, machine)}}
-    status, _, message = api.refused("PUT", image, {"location": REGION, "properties": source})
-    assert status == 400
-    assert "has data disks" in message
+    answer = api.ask("PUT", image, {"location": REGION, "properties": source})
+    assert "more than the" in str(api.operation(answer))
+    assert api.get(image)["properties"]["provisioningState"] == "Failed"
+    assert list((api.services.settings.data / "uploads").glob("*.qcow2")) == []
     api.delete(machine)
     assert api.ask("GET", f"resourceGroups/data-disks/{COMPUTE}/disks/{first['name']}").status_code == 404
 

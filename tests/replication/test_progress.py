@@ -48,6 +48,25 @@ def test_all_bytes_done_is_not_completed_before_it_is_verified(
     assert (status.state, status.progress) == ("Replicating", 99)
 
 
+def test_a_region_waits_for_every_owner_that_goes_there(database: Database, add_replica: AddReplica) -> None:
+    half = {"work_bytes": 100, "done_bytes": 50}
+    with database.write() as connection:
+        for owner, store in (("os", "east-01"), ("os", "west-01"), ("os", "south-01"), ("zero", "south-01")):
+            add_replica(connection, owner, store)
+        add_replica(connection, "zero", "west-01", "Replicating", **half)
+        add_replica(connection, "os", "north-01", "Failed", details="it is full")
+    with database.read() as connection:
+        found = {status.region: status for status in region_status(connection, "os", "zero")}
+        (alone,) = region_status(connection, "zero")[:1]
+    assert {region: (status.state, status.progress) for region, status in found.items()} == {
+        "east": ("Unknown", 50),
+        "west": ("Replicating", 75),
+        "south": ("Completed", 100),
+        "north": ("Failed", 0),
+    }
+    assert (alone.region, alone.state) == ("south", "Completed")
+
+
 def test_time_left_follows_the_observed_rate(database: Database, add_replica: AddReplica) -> None:
     with database.write() as connection:
         add_replica(

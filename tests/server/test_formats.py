@@ -98,3 +98,30 @@ def test_a_qcow2_goes_in_and_every_format_comes_out(gallery: Gallery, tmp_path: 
     subprocess.run(["qemu-img", "check", tmp_path / "out.qcow2"], check=True, capture_output=True)
     assert list(tmp_path.glob("*.part")) == []
     assert run(gallery, "disk", "list", "-g", "formats") == []
+
+
+@pytest.mark.slow
+def test_a_data_disk_of_a_version_comes_out(gallery: Gallery, tmp_path: Path) -> None:
+    raw, group = tmp_path / "in.raw", ("-g", "formats")
+    with raw.open("wb") as file:
+        file.truncate(32 * MIB)
+        os.pwrite(file.fileno(), os.urandom(MIB), 9 * MIB)
+    run(gallery, "group", "create", "-n", "formats", "-l", "westcentralus")
+    take = ("--os-type", "Linux", "--hyper-v-generation", "V2")
+    run(gallery, "image", "import", raw, *group, "-n", "linux", *take)
+    run(gallery, "sig", "create", *group, "-r", "gallery")
+    definition = ("-p", "us", "-f", "linux", "-s", "1", "--os-type", "Linux")
+    run(gallery, "sig", "image-definition", "create", *group, "-r", "gallery", "-i", "linux", *definition)
+    plain = run(gallery, "sig", "image-version", "create", *VERSION, "--managed-image", "linux")
+    run(gallery, "disk", "create", *group, "-n", "disk", "--gallery-image-reference", plain["id"])
+    run(gallery, "snapshot", "create", *group, "-n", "data", "--source", "disk")
+    second = (*VERSION[:-1], "1.0.1")
+    named = ("--os-snapshot", "data", "--data-snapshots", "data", "--data-snapshot-luns", "5")
+    made = run(gallery, "sig", "image-version", "create", *second, *named)
+    assert [disk["lun"] for disk in made["storageProfile"]["dataDiskImages"]] == [5]
+    out = tmp_path / "out.raw"
+    run(gallery, "sig", "image-version", "export", *second, "--lun", "5", "--file", out)
+    assert out.read_bytes() == raw.read_bytes()
+    refused = ("sig", "image-version", "export", *second, "--lun", "6", "--file", tmp_path / "none.raw")
+    assert "has no data disk of lun 6" in run(gallery, *refused, code=1)
+    assert [disk["name"] for disk in run(gallery, "disk", "list", *group)] == ["disk"]

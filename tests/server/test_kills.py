@@ -1,5 +1,6 @@
 """`kill -9` of the server in the middle of its work: the next server brings it to its end."""
 
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy import select
 from opengallery.database import Database
 from opengallery.imagestore import ImageStore, verify
 from opengallery.imagestore.vhd import fixed_footer
+from opengallery.providers.compute.image_data_disks import owner_key
 from opengallery.replication.progress import replicas_table
 from opengallery.replication.stores import Stores
 from opengallery.settings import Settings
@@ -20,6 +22,7 @@ from .publishing import (
     MIB,
     definition,
     id_of,
+    machine_body,
     machine_profile,
     random_image,
     upload,
@@ -69,7 +72,64 @@ def test_publishing_goes_on_after_each_kill(gallery: Gallery, tmp_path: Path) ->
     ]
     assert {replica["state"] for replica in found} == {"Completed"}
     assert gallery.terminate() == 0
-    check_replicas(gallery, version, source)
+    check_replicas(gallery, id_of(gallery, version).lower(), source)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_publishing_data_disks_goes_on_after_each_kill(gallery: Gallery, tmp_path: Path) -> None:
+    """Killed while disk after disk is brought in and replicated; a machine of it is killed in its copying, too."""
+    parent = definition(gallery)
+    files = {
+        name: random_image(tmp_path / f"{name}.raw", 512, 60, seed=seed)
+        for seed, name in enumerate(("os", "zero", "seven"))
+    }
+    for name, file in files.items():
+        upload(gallery, file, name)
+    ids = {name: id_of(gallery, f"{GROUP}/{COMPUTE}/disks/{name}") for name in files}
+    version = f"{parent}/versions/1.0.0"
+    body = version_body(gallery, "", westcentralus=2, westeurope=1, eastus2=1)
+    body["properties"]["storageProfile"] = {
+        "osDiskImage": {"source": {"id": ids["os"]}},
+        "dataDiskImages": [
+            {"lun": lun, "source": {"id": ids[name]}} for lun, name in ((0, "zero"), (7, "seven"))
+        ],
+    }
+    answer = gallery.ask("PUT", version, body)
+    assert answer.status_code == 201, answer.text
+    states = []
+    for number in range(KILLS):
+        time.sleep(0.2 + 0.35 * number)
+        gallery.kill()
+        gallery.serve()
+        states.append(gallery.get(version)["properties"]["provisioningState"])
+    assert states.count("Creating") >= 2, states
+    operation = gallery.ended(answer)
+    assert operation["status"] == "Succeeded", operation
+    found = replicas(gallery, version)
+    assert [replica["state"] for replica in found] == ["Completed"] * 12
+    assert {(replica["region"], replica.get("lun")) for replica in found} == {
+        (region, lun) for region in ("eastus2", "westcentralus", "westeurope") for lun in (None, 0, 7)
+    }
+    machine = f"{GROUP}/{COMPUTE}/virtualMachines/vm"
+    answer = gallery.ask("PUT", machine, machine_body(gallery, version, "vm"))
+    assert answer.status_code == 201, answer.text
+    for pause_s in (0.1, 0.3):
+        time.sleep(pause_s)
+        gallery.kill()
+        gallery.serve()
+    operation = gallery.ended(answer)
+    assert operation["status"] == "Succeeded", operation
+    gallery.act("POST", f"{machine}/deallocate")
+    folder = gallery.data / "machines" / gallery.get(machine)["properties"]["vmId"]
+    for lun, name in ((0, "zero"), (7, "seven")):
+        same = ["qemu-img", "compare", "-q", folder / f"data-{lun}.qcow2", files[name]]
+        subprocess.run(same, check=True)
+    assert gallery.terminate() == 0
+    owner = id_of(gallery, version).lower()
+    check_replicas(gallery, owner, files["os"])
+    for lun, name in ((0, "zero"), (7, "seven")):
+        check_replicas(gallery, owner_key(owner, lun), files[name])
 
 
 def summary(gallery: Gallery, version: str) -> Any:
@@ -77,13 +137,12 @@ def summary(gallery: Gallery, version: str) -> Any:
     return gallery.get(f"{version}?$expand=ReplicationStatus")["properties"]["replicationStatus"]["summary"]
 
 
-def check_replicas(gallery: Gallery, version: str, source: Path) -> None:
+def check_replicas(gallery: Gallery, owner: str, source: Path) -> None:
     """Every replica reads as the file that was published, and verifies."""
     settings = Settings(data=gallery.data)
     database = Database(settings.database)
     stores = Stores(settings, database)
     with database.read() as connection:
-        owner = id_of(gallery, version).lower()
         rows = connection.execute(select(replicas_table).where(replicas_table.c.owner == owner)).all()
     assert len(rows) == 4
     for row in rows:

@@ -27,14 +27,13 @@ from opengallery.arm.validation import converted
 from opengallery.database import now
 from opengallery.imagestore import UnusableImage
 from opengallery.imagestore.formats import open_fixed_vhd
-from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS, sources
+from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS, disk_origins, sources
 from opengallery.providers.compute.checksums import check_file, wanted_sha256
 from opengallery.providers.compute.disk_downloads import download_url
 from opengallery.providers.compute.page_blobs import new_key, sas_url, settled
 from opengallery.providers.compute.replicas import complete
 from opengallery.replication import workflows
 
-_VERSION = "Microsoft.Compute/galleries/images/versions"
 MIB = 1024**2
 FOOTER_BYTES = 512
 UPLOAD_MIN_BYTES = 20 * MIB + FOOTER_BYTES
@@ -47,26 +46,10 @@ READY_TO_UPLOAD, ACTIVE_UPLOAD, UNATTACHED, ACTIVE_SAS = (
 ATTACHED, RESERVED = "Attached", "Reserved"
 
 
-class ImageDiskReference(Properties):
-    """An image version that a disk is made from."""
-
-    id: str | None = None
-
-
-class CreationData(Properties):
-    """Where a disk's bytes come from."""
-
-    create_option: Literal["Upload", "Copy", "FromImage"]
-    upload_size_bytes: int | None = None
-    source_resource_id: str | None = None
-    gallery_image_reference: ImageDiskReference | None = None
-    image_reference: ImageDiskReference | None = None
-
-
 class DiskProperties(Properties):
     """What a disk is created with."""
 
-    creation_data: CreationData
+    creation_data: disk_origins.CreationData
     os_type: Literal["Linux", "Windows"] | None = None
     hyper_v_generation: Literal["V1", "V2"] | None = None
     disk_size_gb: Annotated[int, Meta(ge=1, le=65536)] | None = field(name="diskSizeGB", default=None)
@@ -89,15 +72,6 @@ def is_waiting(disk: Resource) -> bool:
     return "uploadId" in disk.private
 
 
-def source_of(disk: Resource) -> str | None:
-    """The id that Copy or FromImage names."""
-    data = disk.properties["creationData"]
-    for name in ("galleryImageReference", "imageReference"):
-        if name in data:
-            return str(data[name].get("id"))
-    return str(data["sourceResourceId"]) if "sourceResourceId" in data else None
-
-
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
     wanted_sha256(new.tags)
     if old is not None:
@@ -105,16 +79,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     data = new.properties["creationData"]
     where = "properties.creationData"
     if data["createOption"] != "Upload":
-        text = source_of(new)
-        if not text:
-            raise invalid_parameter(
-                where, f"createOption {data['createOption']} needs a source. Give --source ID."
-            )
-        source = call.linked(text, where, sources.DISK, sources.SNAPSHOT, _VERSION)
-        if source.id.type in (sources.DISK, sources.SNAPSHOT):
-            # A copy gives its owner the bytes: that takes the right to export them, as on Azure.
-            call.linked(text, where, source.id.type, action="beginGetAccess/action")
-        sources.describe_copy(call, new, source, where)
+        disk_origins.check(call, new)
         return
     size = data.get("uploadSizeBytes")
     limit = call.services.settings.images.max_size_bytes + FOOTER_BYTES
@@ -137,7 +102,7 @@ def _create(work: Work) -> None:
     if sources.machine_behind(disk) or work.step("lay out", _lay_out, work):
         return
     if not work.step("has image", sources.has_image, work):
-        sources.bring(work, (source_of(disk) or "").lower())
+        sources.bring(work, disk_origins.source_key(disk))
 
 
 def _lay_out(work: Work) -> bool:

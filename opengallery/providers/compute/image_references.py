@@ -10,7 +10,15 @@ from opengallery.arm import resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.resources import CREATING, DELETING, Resource
-from opengallery.providers.compute import image_definitions, image_versions, managed_images, replicas
+from opengallery.providers.compute import (
+    image_data_disks,
+    image_definitions,
+    image_versions,
+    managed_images,
+    replicas,
+    version_sources,
+)
+from opengallery.providers.compute.image_data_disks import ImageDataDisk
 from opengallery.regions import REGIONS
 
 TARGET = "imageReference"
@@ -26,6 +34,7 @@ class ReferredImage:
     size_bytes: int
     generation: str
     os_type: str
+    data_disks: tuple[ImageDataDisk, ...] = ()
 
 
 def refer(call: Call, reference: dict[str, Any], location: str) -> ReferredImage:
@@ -57,16 +66,17 @@ def _find(call: Call, reference: dict[str, Any], location: str) -> ReferredImage
             target=TARGET,
             status=409,
         )
-    here = replicas.complete(call.connection, found.key, location)
-    if not here:
+    if not image_data_disks.is_complete(call.connection, found, location):
         raise _not_here(found, location)
-    described = image_versions.described(call, found)
+    here = replicas.complete(call.connection, found.key, location)
+    described = version_sources.described(call, found)
     return ReferredImage(
         found.key,
         str(found.id),
         here[0].total_bytes,
         described["hyperVGeneration"] or "V1",
         described["osType"] or "Linux",
+        image_data_disks.find(call.connection, found, location),
     )
 
 
@@ -77,7 +87,7 @@ def _latest(call: Call, definition: Resource, location: str) -> Resource:
         for version in resources.children(call.connection, definition.id, image_versions.RESOURCE_TYPE.type)
         if image_versions.is_published(version)
         and not image_versions.is_excluded_from_latest(version, location)
-        and replicas.complete(call.connection, version.key, location)
+        and image_data_disks.is_complete(call.connection, version, location)
     ]
     if not candidates:
         raise _not_here(definition, location)

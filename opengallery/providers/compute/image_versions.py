@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
+from sqlalchemy import Connection
 
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
@@ -16,10 +17,10 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Action, Pattern, Properties, ResourceType
 from opengallery.arm.resources import SUCCEEDED, UPDATING, Resource
 from opengallery.database import now
-from opengallery.providers.compute import GALLERY_VERSIONS, sources
+from opengallery.providers.compute import GALLERY_VERSIONS, image_data_disks, sources, version_sources
 from opengallery.providers.compute.dates import normalize_date
 from opengallery.providers.compute.galleries import require_source_region
-from opengallery.providers.compute.replicas import list_replicas
+from opengallery.providers.compute.replica_list import list_replicas
 from opengallery.regions import REGIONS, find_region
 from opengallery.replication import progress, workflows
 
@@ -88,12 +89,20 @@ class DiskImage(Properties):
     source: Source | None = None
 
 
+class DataDiskImage(Properties):
+    """A data disk, and its source where that is a snapshot or a disk."""
+
+    lun: Annotated[int, Meta(ge=0, le=image_data_disks.LUN_MAX)]
+    source: Source | None = None
+    host_caching: Literal["None", "ReadOnly", "ReadWrite"] | None = None
+
+
 class StorageProfile(Properties):
     """What it is published from: `source.id`, `source.virtualMachineId` or `osDiskImage.source.id`."""
 
     source: Source | None = None
     os_disk_image: DiskImage | None = None
-    data_disk_images: list[dict[str, Any]] = []
+    data_disk_images: list[DataDiskImage] = []
 
 
 class VersionProperties(Properties):
@@ -120,16 +129,6 @@ def check_name(name: str) -> None:
 def number(name: str) -> tuple[int, ...]:
     """A version's name as numbers, to compare by."""
     return tuple(int(part) for part in name.split("."))
-
-
-def source_id(version: Resource) -> str | None:
-    """The id of what a version is published from."""
-    profile = version.properties["storageProfile"]
-    for holder in (profile, profile.get("osDiskImage", {})):
-        source = holder.get("source", {})
-        if found := source.get("virtualMachineId") or source.get("id"):
-            return str(found)
-    return None
 
 
 def targets(version: Resource) -> list[workflows.Target]:
@@ -165,22 +164,17 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         require_source_region(call, new)
     normalize_date(new.properties["publishingProfile"], "endOfLifeDate", "properties.publishingProfile")
     _check_regions(call, new)
-    text = source_id(new) or (source_id(old) if old else None)
+    text = version_sources.source_id(new) or (version_sources.source_id(old) if old else None)
     if text is None:
         raise invalid_parameter(
             "properties.storageProfile.source.id",
             "A version needs a source. Give the id of a managed image, a machine, a snapshot, a disk or another "
             "version: --managed-image, --virtual-machine, --os-snapshot or --image-version.",
         )
-    if new.properties["storageProfile"].get("dataDiskImages"):
-        raise invalid_parameter(
-            "properties.storageProfile.dataDiskImages",
-            "This server keeps the OS disk of a version only. Leave the data disks out.",
-        )
     if old is None:
-        _check_source(call, new, text)
+        version_sources.check(call, new, text)
         new.properties["publishingProfile"]["publishedDate"] = now().isoformat()
-    elif text.lower() != (source_id(old) or "").lower():
+    elif version_sources.is_changed(new, old):
         raise ArmError(
             "PropertyChangeNotAllowed",
             "Changing property 'storageProfile' is not allowed: a version is immutable. Create another version.",
@@ -229,81 +223,11 @@ def _check_regions(call: Call, new: Resource) -> None:
         target.setdefault("storageAccountType", profile["storageAccountType"])
 
 
-def _check_source(call: Call, new: Resource, text: str) -> None:
-    target = "properties.storageProfile.source.id"
-    kinds = ("Microsoft.Compute/images", sources.DISK, sources.SNAPSHOT, sources.MACHINE, RESOURCE_TYPE.type)
-    source = call.linked(text, target, *kinds)
-    sources.refuse_data_disks(source, target)
-    if source.state != SUCCEEDED:
-        raise ArmError(
-            "OperationNotAllowed",
-            f"The source '{source.id.name}' is {source.state}. Wait until it is Succeeded, or give another.",
-            target=target,
-            status=409,
-        )
-    if source.location != new.location:
-        raise invalid_parameter(
-            target,
-            f"The source is in '{source.location}', the version in '{new.location}'. "
-            "Create the version in the region of its source (-l), and name the others as target regions.",
-        )
-    if not sources.has_bytes(call.connection, source):
-        raise ArmError(
-            "OperationNotAllowed",
-            f"'{source.id.name}' has no image yet. Upload it, and end the upload by 'az disk revoke-access'.",
-            target=target,
-            status=409,
-        )
-    definition = call.get(new.id.parent) if new.id.parent else None
-    assert definition is not None
-    for name, given in described(call, source).items():
-        wanted = definition.properties[name]
-        if name == "osState" and given not in (None, wanted):
-            raise ArmError(
-                "BadRequest",
-                f"The resource with id '{source.id}' has a different OS state ['{given}'] than the parent gallery "
-                f"image OS state ['{wanted}']. Generalize the machine (az vm generalize), or publish to an image "
-                f"definition of that state (--os-state {given}).",
-                target=target,
-            )
-        if given and given != wanted:
-            raise invalid_parameter(
-                target,
-                f"The source's {name} is '{given}', the image definition's '{wanted}'. They have to agree.",
-            )
-
-
-def described(call: Call, source: Resource) -> dict[str, str | None]:
-    """`osType`, `hyperVGeneration` and `osState` of a source, as far as it has them."""
-    properties = source.properties
-    if source.id.type == sources.MACHINE:
-        return {
-            "osType": properties["storageProfile"]["osDisk"]["osType"],
-            "hyperVGeneration": source.private["image"]["generation"],
-            "osState": "Generalized" if "generalized" in source.private else "Specialized",
-        }
-    if source.id.type == RESOURCE_TYPE.type:
-        parent = call.get(source.id.parent) if source.id.parent else None
-        properties = parent.properties if parent else {}
-    disk = properties.get("storageProfile", {}).get("osDisk", properties)
-    return {
-        "osType": disk.get("osType"),
-        "hyperVGeneration": properties.get("hyperVGeneration"),
-        "osState": disk.get("osState"),
-    }
-
-
 def _publish(work: Work) -> None:
     """Make the replicas those of the publishing profile; the version is `Succeeded` when all are verified."""
-    version = work.resource()
-    source = (source_id(version) or "").lower()
-    if work.step("find the machine", sources.find_machine, work, source):
-        if not work.step("has image", sources.has_image, work):
-            sources.capture(work, source)
-        # Its own image, in its own region, is what the replicas are made of.
-        source = work.key
+    source, data_disks = version_sources.gather(work)
     try:
-        workflows.replicate(work.key, source, targets(version))
+        workflows.replicate(work.key, source, targets(work.resource()), data_disks)
     except (
         workflows.ReplicationFailed,
         workflows.NothingToReplicate,
@@ -321,26 +245,37 @@ def _publish(work: Work) -> None:
 
 
 def _describe(work: Work) -> None:
+    version = work.resource()
+    profile = dict(version.properties["storageProfile"])
     with work.services.database.read() as connection:
-        found = progress.replicas(connection, work.key)
-    profile = dict(work.resource().properties["storageProfile"])
-    profile["osDiskImage"] = {
-        **profile.get("osDiskImage", {}),
-        "sizeInGB": max(1, -(-found[0].total_bytes // 2**30)),
-        "hostCaching": "ReadWrite",
-    }
+        profile["osDiskImage"] = {
+            **profile.get("osDiskImage", {}),
+            "sizeInGB": _size_gib(connection, work.key),
+            "hostCaching": "ReadWrite",
+        }
+        profile["dataDiskImages"] = [
+            {**disk, "sizeInGB": _size_gib(connection, image_data_disks.owner_key(work.key, disk["lun"]))}
+            for disk in profile.get("dataDiskImages", [])
+        ]
     work.change(storageProfile=profile)
+
+
+def _size_gib(connection: Connection, owner: str) -> int:
+    return max(1, -(-progress.replicas(connection, owner)[0].total_bytes // 2**30))
 
 
 def _remove(work: Work) -> None:
     workflows.remove(work.key)
+    for owner in image_data_disks.owner_keys(work.resource()).values():
+        workflows.remove(owner)
 
 
 def _view(call: Call, version: Resource) -> dict[str, Any]:
     expand = call.option("$expand") or ""
     if "replicationstatus" not in expand.lower():
         return {}
-    summary = progress.region_status(call.connection, version.key)
+    data_disks = image_data_disks.owner_keys(version).values()
+    summary = progress.region_status(call.connection, version.key, *data_disks)
     states = {status.state for status in summary}
     aggregated = "Completed"
     if not summary or states == {"Unknown"}:
@@ -369,7 +304,7 @@ def _view(call: Call, version: Resource) -> dict[str, Any]:
 
 
 RESOURCE_TYPE = ResourceType(
-    "Microsoft.Compute/galleries/images/versions",
+    sources.VERSION,
     GALLERY_VERSIONS,
     VersionProperties,
     name=Pattern(r".{1,80}", "major.minor.patch"),

@@ -1,44 +1,25 @@
 """The disks of machines, as resources: `az vm show` names them, and snapshots are made of them.
 
-They are made with the machine and go with it. The bytes are the machine's: of the OS disk, the image that
-it was made from and what it wrote since; of a data disk, what it wrote.
+They are made with the machine and go with it. The bytes are the machine's: the image that a disk was made
+from, if it was, and what the machine wrote since. `machine_data_disks` says which data disks a machine has.
 """
 
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from msgspec import Meta, field
 from sqlalchemy import Connection
 
 from opengallery.arm import resources
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError, invalid_parameter
+from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
-from opengallery.arm.resource_type import Properties
 from opengallery.arm.resources import Resource
 from opengallery.database import now
-from opengallery.hypervisors.machine import DataDisk
-from opengallery.providers.compute import COMPUTE_NAME
 from opengallery.providers.compute.image_references import ReferredImage
 from opengallery.providers.compute.sources import DISK
-from opengallery.providers.compute.vm_sizes import find_size
 
 DEFAULT_SKU = "Premium_LRS"
 GIB = 2**30
-# A machine's board has 32 places for devices.
-MAX_DATA_DISKS = 16
-
-DiskName = Annotated[str, Meta(pattern=rf"^{COMPUTE_NAME.regex}\Z")]
-
-
-class MachineDataDisk(Properties):
-    """A data disk that a machine is created with."""
-
-    lun: Annotated[int, Meta(ge=0, le=63)]
-    create_option: Literal["Empty", "empty", "Attach", "attach", "FromImage", "fromImage", "Copy", "copy"]
-    name: DiskName | None = None
-    caching: str | None = None
-    disk_size_gb: Annotated[int, Meta(ge=1, le=32767)] | None = field(name="diskSizeGB", default=None)
 
 
 def add_os_disk(call: Call, machine: Resource, image: ReferredImage) -> None:
@@ -47,52 +28,25 @@ def add_os_disk(call: Call, machine: Resource, image: ReferredImage) -> None:
     size_bytes = max(image.size_bytes, disk.get("diskSizeGB", 0) * GIB)
     machine.private["image"]["diskBytes"] = size_bytes
     disk["diskSizeGB"] = max(1, -(-size_bytes // GIB))
-    kind = "galleryImageReference" if "/galleries/" in image.owner else "imageReference"
     properties = {
         "osType": image.os_type,
         "hyperVGeneration": image.generation,
-        "creationData": {"createOption": "FromImage", kind: {"id": image.exact_id}},
+        "creationData": from_image(image),
         "diskSizeBytes": size_bytes,
     }
-    _add(call, machine, disk, properties)
+    add(call, machine, disk, properties)
 
 
-def add_data_disks(call: Call, machine: Resource) -> None:
-    """Make the resources of a new machine's data disks, and tell the machine. Raises 400 and 409."""
-    disks: list[dict[str, Any]] = machine.properties["storageProfile"]["dataDisks"]
-    where = "properties.storageProfile.dataDisks"
-    most = min(MAX_DATA_DISKS, find_size(machine.properties["hardwareProfile"]["vmSize"]).data_disks)
-    if len(disks) > most:
-        raise ArmError(
-            "OperationNotAllowed",
-            f"The maximum number of data disks allowed to be attached to a VM of this size is {most}. "
-            "Give fewer, or a larger size (--size).",
-            target="dataDisks",
-            status=409,
-        )
-    if len({disk["lun"] for disk in disks}) < len(disks):
-        raise invalid_parameter(where, "Two data disks have the same lun. Give each its own.")
-    for disk in disks:
-        if disk["createOption"].lower() != "empty" or "diskSizeGB" not in disk:
-            raise invalid_parameter(
-                where,
-                "This server gives machines empty data disks only, of a size that is told: "
-                "--data-disk-sizes-gb SIZE.",
-            )
-        disk["createOption"] = "Empty"
-        disk.setdefault(
-            "name", f"{machine.id.name}_disk{disk['lun'] + 2}_{machine.properties['vmId'].replace('-', '')}"
-        )
-        properties = {
-            "creationData": {"createOption": "Empty"},
-            "diskSizeBytes": disk["diskSizeGB"] * GIB,
-        }
-        _add(call, machine, disk, properties, lun=disk["lun"])
+def from_image(image: ReferredImage, **more: Any) -> dict[str, Any]:
+    """The `creationData` of a disk that is made from an image; `more` names a data disk of it."""
+    kind = "galleryImageReference" if "/galleries/" in image.owner else "imageReference"
+    return {"createOption": "FromImage", kind: {"id": image.exact_id, **more}}
 
 
-def _add(
+def add(
     call: Call, machine: Resource, disk: dict[str, Any], properties: dict[str, Any], **private: Any
 ) -> None:
+    """Make the resource of a machine's disk, and tell the machine. Raises 409 when its name is taken."""
     disk_id = machine.id.group.child(DISK, disk["name"])
     if call.get(disk_id) is not None:
         raise ArmError(
@@ -121,14 +75,6 @@ def _add(
             created_by=machine.modified_by,
             modified_by=machine.modified_by,
         ),
-    )
-
-
-def data_disks(machine: Resource) -> tuple[DataDisk, ...]:
-    """The machine's data disks, as the hypervisor makes them."""
-    return tuple(
-        DataDisk(disk["lun"], disk["diskSizeGB"] * GIB)
-        for disk in machine.properties["storageProfile"].get("dataDisks", [])
     )
 
 

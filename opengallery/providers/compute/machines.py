@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from sqlalchemy import Connection
+
 from opengallery.arm import resources
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resources import Resource
@@ -13,7 +15,7 @@ from opengallery.hypervisors.machine import (
     NoLiveReplica,
     ReplicaUrl,
 )
-from opengallery.providers.compute.machine_disks import data_disks
+from opengallery.providers.compute import machine_data_disks
 from opengallery.providers.compute.machine_ports import open_ports
 from opengallery.providers.compute.os_profiles import seed
 from opengallery.providers.compute.replicas import replica_url
@@ -40,39 +42,73 @@ def choose_replica(services: Services, machine: Resource) -> placement.ReadPlan:
     Asked again, it says the same. Raises 404 when there is none.
     """
     with services.database.write() as connection:
-        try:
-            return placement.choose_reader(
-                connection,
-                machine.key,
-                machine.private["image"]["owner"],
-                machine.location or "",
-                silent=services.health.silent,
-            )
-        except placement.NoReplicaInRegion as error:
-            raise ArmError(
-                "GalleryImageNotFound",
-                f"The gallery image {machine.private['image']['exactId']} is not available in {machine.location} "
-                "region. Please contact image owner to replicate to this region, or change your requested region.",
-                status=404,
-            ) from error
+        return _choose(services, connection, machine)
+
+
+def choose_replicas(services: Services, machine: Resource) -> None:
+    """The same for a machine that is about to be made, whose data disks have images to read, too."""
+    with services.database.write() as connection:
+        choose_rows(services, connection, machine)
+
+
+def choose_rows(services: Services, connection: Connection, machine: Resource) -> None:
+    """The same in a transaction that is open already."""
+    _choose(services, connection, machine)
+    _choose_data_disks(services, connection, machine)
+
+
+def _choose_data_disks(services: Services, connection: Connection, machine: Resource) -> None:
+    try:
+        machine_data_disks.choose_replicas(connection, machine, services.health.silent)
+    except placement.NoReplicaInRegion as error:
+        raise _not_here(machine) from error
+
+
+def _choose(services: Services, connection: Connection, machine: Resource) -> placement.ReadPlan:
+    owner, region = machine.private["image"]["owner"], machine.location or ""
+    try:
+        return placement.choose_reader(connection, machine.key, owner, region, silent=services.health.silent)
+    except placement.NoReplicaInRegion as error:
+        raise _not_here(machine) from error
+
+
+def _not_here(machine: Resource) -> ArmError:
+    return ArmError(
+        "GalleryImageNotFound",
+        f"The gallery image {machine.private['image']['exactId']} is not available in {machine.location} "
+        "region. Please contact image owner to replicate to this region, or change your requested region.",
+        status=404,
+    )
 
 
 def make(services: Services, machine: Resource) -> None:
-    """Make the machine's disk and seed."""
+    """Make the machine's disks and seed; data disks of its image are copied. Raises 409 when that fails."""
     image = machine.private["image"]
     vcpus, memory_mib = granted(services.settings.machines, machine.properties["hardwareProfile"]["vmSize"])
-    services.hypervisor.create(
-        MachineSpec(
-            machine_id=machine_id(machine),
-            generation=image["generation"],
-            vcpus=vcpus,
-            memory_mib=memory_mib,
-            disk_size_bytes=image.get("diskBytes", image["sizeBytes"]),
-            seed=seed(machine),
-            network=_network(services, machine),
-            data_disks=data_disks(machine),
+    with services.database.write() as connection:
+        # A crash in the middle of a reimage may have left none chosen.
+        _choose_data_disks(services, connection, machine)
+    try:
+        services.hypervisor.create(
+            MachineSpec(
+                machine_id=machine_id(machine),
+                generation=image["generation"],
+                vcpus=vcpus,
+                memory_mib=memory_mib,
+                disk_size_bytes=image.get("diskBytes", image["sizeBytes"]),
+                seed=seed(machine),
+                network=_network(services, machine),
+                data_disks=machine_data_disks.described(services, machine),
+            )
         )
-    )
+    except HypervisorError as error:
+        raise ArmError(
+            "AllocationFailed", f"{error} Mend what it says, and create the machine again.", status=409
+        ) from error
+    with services.database.write() as connection:
+        has_ended = machine_data_disks.end_reading(connection, machine)
+    if has_ended:
+        sweep()
 
 
 def _network(services: Services, machine: Resource) -> GuestNetwork | None:
@@ -124,8 +160,14 @@ def _start(services: Services, machine: Resource, replicas: list[ReplicaUrl]) ->
 def release(services: Services, machine: Resource) -> None:
     """The machine reads no more: what was kept only for it goes."""
     with services.database.write() as connection:
-        placement.release_reader(connection, machine.key)
+        release_rows(connection, machine)
     sweep()
+
+
+def release_rows(connection: Connection, machine: Resource) -> None:
+    """The same in a transaction that is open already; call `sweep` afterwards."""
+    placement.release_reader(connection, machine.key)
+    machine_data_disks.release(connection, machine)
 
 
 def started(services: Services) -> Iterator[Resource]:

@@ -1,13 +1,13 @@
-"""Managed images: `Microsoft.Compute/images`. Made from a disk, a snapshot, a generalized machine or a URL.
+"""Managed images: `Microsoft.Compute/images`. Made from disks, snapshots, URLs, or a generalized machine.
 
 Source: Images REST API, api-version 2024-07-01.
 """
 
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from msgspec import field
+from msgspec import Meta, field
 
 from opengallery.arm.call import Call, parse_linked
 from opengallery.arm.errors import ArmError, invalid_parameter
@@ -16,15 +16,21 @@ from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import FAILED, SUCCEEDED, Resource
 from opengallery.imagestore import UnusableImage
 from opengallery.imagestore.formats import CLAIMS
-from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, disks, sources
+from opengallery.providers.compute import (
+    COMPUTE_NAME,
+    COMPUTE_VERSIONS,
+    disks,
+    image_data_disks,
+    sources,
+)
 from opengallery.providers.compute.checksums import check_file, wanted_sha256
 from opengallery.providers.compute.fetching import check_url, fetch
 from opengallery.replication import workflows
 
-_DISK = "properties.storageProfile.osDisk.managedDisk.id"
+_OS_DISK = "properties.storageProfile.osDisk"
+_DATA_DISKS = "properties.storageProfile.dataDisks"
 _KINDS = {"managedDisk": sources.DISK, "snapshot": sources.SNAPSHOT}
 _WORDS = {"managedDisk": "disk", "snapshot": "snapshot"}
-_BLOB = "properties.storageProfile.osDisk.blobUri"
 
 
 class DiskReference(Properties):
@@ -43,11 +49,21 @@ class OsDisk(Properties):
     blob_uri: str | None = None
 
 
+class ImageDataDisk(Properties):
+    """A data disk: where its bytes come from."""
+
+    lun: Annotated[int, Meta(ge=0, le=image_data_disks.LUN_MAX)]
+    managed_disk: DiskReference | None = None
+    snapshot: DiskReference | None = None
+    blob_uri: str | None = None
+    caching: Literal["None", "ReadOnly", "ReadWrite"] | None = None
+
+
 class ImageStorageProfile(Properties):
     """The disks of an image; a machine as source tells them itself."""
 
     os_disk: OsDisk | None = None
-    data_disks: list[dict[str, Any]] = []
+    data_disks: list[ImageDataDisk] = []
 
 
 class ImageProperties(Properties):
@@ -63,25 +79,33 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if old is not None and old.state != FAILED:
         return
     properties = new.properties
-    if properties["storageProfile"]["dataDisks"]:
-        raise invalid_parameter(
-            "properties.storageProfile.dataDisks",
-            "This server makes images from one OS disk. Leave the data disks out.",
-        )
+    data_disks = properties["storageProfile"]["dataDisks"]
+    image_data_disks.check_luns(data_disks, _DATA_DISKS)
     if "sourceVirtualMachine" in properties:
         _describe_machine(call, new)
         return
     properties.setdefault("hyperVGeneration", "V1")
-    disk = properties["storageProfile"].get("osDisk", {})
-    if name := next((name for name in _KINDS if name in disk), None):
-        _check_disk(call, new, disk[name]["id"], name)
+    _check_origin(call, new, properties["storageProfile"].get("osDisk", {}), _OS_DISK)
+    for number, disk in enumerate(data_disks):
+        _check_origin(call, new, disk, f"{_DATA_DISKS}[{number}]")
+
+
+def _check_origin(call: Call, new: Resource, disk: dict[str, Any], target: str) -> None:
+    """Raise unless one disk of the image names something that its bytes can come from."""
+    if name := _kind(disk):
+        _check_disk(call, new, disk[name]["id"], name, target)
     elif "blobUri" in disk:
         check_url(call.services.settings, disk["blobUri"])
     else:
+        option = "--source with a machine," if target == _OS_DISK else "--data-disk-sources with"
         raise invalid_parameter(
-            _DISK,
-            "An image needs a source. Give --source with a machine, the id of a disk or snapshot, or a URL.",
+            f"{target}.managedDisk.id",
+            f"An image needs a source. Give {option} the id of a disk or snapshot, or a URL.",
         )
+
+
+def _kind(disk: dict[str, Any]) -> str | None:
+    return next((name for name in _KINDS if name in disk), None)
 
 
 def _describe_machine(call: Call, new: Resource) -> None:
@@ -96,7 +120,10 @@ def _describe_machine(call: Call, new: Resource) -> None:
             target=target,
             status=409,
         )
-    sources.refuse_data_disks(machine, target)
+    if new.properties["storageProfile"]["dataDisks"]:
+        raise invalid_parameter(
+            _DATA_DISKS, "The machine brings its data disks by itself. Leave dataDisks out."
+        )
     if machine.location != new.location:
         raise invalid_parameter(
             "location", f"The machine is in '{machine.location}'. Create the image in the same region (-l)."
@@ -114,10 +141,19 @@ def _describe_machine(call: Call, new: Resource) -> None:
         "caching": disk.get("caching", "ReadWrite"),
         **{name: disk[name] for name in ("managedDisk", "diskSizeGB") if name in disk},
     }
+    new.properties["storageProfile"]["dataDisks"] = [
+        {
+            "lun": disk["lun"],
+            "caching": image_data_disks.caching(disk),
+            "managedDisk": disk["managedDisk"],
+            "diskSizeGB": disk["diskSizeGB"],
+        }
+        for disk in machine.properties["storageProfile"].get("dataDisks", [])
+    ]
 
 
-def _check_disk(call: Call, new: Resource, text: str, kind: str) -> None:
-    target = f"properties.storageProfile.osDisk.{kind}.id"
+def _check_disk(call: Call, new: Resource, text: str, kind: str, where: str) -> None:
+    target = f"{where}.{kind}.id"
     source = call.linked(text, target, _KINDS[kind])
     if source.state != SUCCEEDED:
         raise ArmError(
@@ -134,7 +170,7 @@ def _check_disk(call: Call, new: Resource, text: str, kind: str) -> None:
         raise ArmError(
             "OperationNotAllowed", f"The {_WORDS[kind]} '{source.id.name}' holds no image.", status=409
         )
-    wanted = source.properties.get("hyperVGeneration")
+    wanted = source.properties.get("hyperVGeneration") if where == _OS_DISK else None
     if wanted and wanted != new.properties["hyperVGeneration"]:
         raise invalid_parameter(
             "properties.hyperVGeneration",
@@ -145,34 +181,47 @@ def _check_disk(call: Call, new: Resource, text: str, kind: str) -> None:
 
 
 def _create(work: Work) -> None:
-    """Take over the source's image (ending a disk's upload if that is still open), or fetch the URL's."""
-    if work.step("has image", sources.has_image, work):
+    """Take over the sources' images (ending a disk's upload if that is still open), or fetch the URLs'."""
+    image = work.resource()
+    owners = image_data_disks.owner_keys(image)
+    if "sourceVirtualMachine" in image.properties:
+        machine = parse_linked(image.properties["sourceVirtualMachine"]["id"], _OS_DISK).key
+        if not work.step("has image", sources.has_images, work, [work.key, *owners.values()]):
+            sources.capture(work, machine, data_disks=owners)
         return
-    properties = work.resource().properties
-    disk = properties["storageProfile"]["osDisk"]
-    if "sourceVirtualMachine" in properties:
-        sources.bring(work, parse_linked(properties["sourceVirtualMachine"]["id"], _DISK).key)
-    elif name := next((name for name in _KINDS if name in disk), None):
-        key = parse_linked(disk[name]["id"], _DISK).key
+    profile = image.properties["storageProfile"]
+    _bring(work, profile["osDisk"], work.key)
+    for disk in profile["dataDisks"]:
+        _bring(work, disk, owners[disk["lun"]])
+
+
+def _bring(work: Work, disk: dict[str, Any], owner: str) -> None:
+    """Give `owner` the image of one disk, unless it has it already."""
+    if work.step("has image", sources.has_image, work, owner):
+        return
+    if name := _kind(disk):
+        key = parse_linked(disk[name]["id"], _OS_DISK).key
         disks.take_in(work, key)
-        sources.bring(work, key)
+        sources.bring(work, key, owner)
     else:
-        _fetch(work, disk["blobUri"])
+        _fetch(work, disk, owner)
 
 
-def _fetch(work: Work, url: str) -> None:
-    path = work.services.settings.data / "uploads" / f"{work.operation.id}{_claim(url)}"
+def _fetch(work: Work, disk: dict[str, Any], owner: str) -> None:
+    url, part = disk["blobUri"], f"-{disk['lun']}" if "lun" in disk else ""
+    path = work.services.settings.data / "uploads" / f"{work.operation.id}{part}{_claim(url)}"
     work.step("fetch", fetch, work.services.settings, url, path, work.is_canceled)
     try:
-        work.step("check sha256", check_file, path, work.resource().tags)
+        # The tag is that of the OS disk's file.
+        work.step("check sha256", check_file, path, {} if part else work.resource().tags)
     except ArmError:
         work.step("delete the wrong file", path.unlink, True)
         raise
     try:
-        workflows.ingest(work.key, work.principal.tenant_id, str(path), work.resource().location or "")
+        workflows.ingest(owner, work.principal.tenant_id, str(path), work.resource().location or "")
     except (UnusableImage, workflows.ReplicaFailed, workflows.ReplicationStopped) as failure:
         work.step("delete the unusable file", path.unlink, True)
-        raise sources.ingest_refused(failure, _BLOB) from failure
+        raise sources.ingest_refused(failure, f"{_DATA_DISKS if part else _OS_DISK}.blobUri") from failure
     work.step("delete the fetched file", path.unlink, True)
 
 
@@ -184,18 +233,22 @@ def _claim(url: str) -> str:
 
 def _remove(work: Work) -> None:
     workflows.remove(work.key)
-    work.step("release the disk", _release_disk, work)
+    for owner in image_data_disks.owner_keys(work.resource()).values():
+        workflows.remove(owner)
+    work.step("release the disk", _release_disks, work)
 
 
-def _release_disk(work: Work) -> None:
-    disk = work.resource().properties["storageProfile"].get("osDisk", {}).get("managedDisk")
-    if disk is not None:
-        with work.services.database.write() as connection:
-            disks.release(connection, parse_linked(disk["id"], _DISK).key, work.key)
+def _release_disks(work: Work) -> None:
+    profile = work.resource().properties["storageProfile"]
+    with work.services.database.write() as connection:
+        for disk in (profile.get("osDisk", {}), *profile.get("dataDisks", [])):
+            if "managedDisk" in disk:
+                key = parse_linked(disk["managedDisk"]["id"], _OS_DISK).key
+                disks.release(connection, key, work.key)
 
 
 RESOURCE_TYPE = ResourceType(
-    "Microsoft.Compute/images",
+    sources.IMAGE,
     COMPUTE_VERSIONS,
     ImageProperties,
     name=COMPUTE_NAME,

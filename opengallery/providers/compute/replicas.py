@@ -1,19 +1,16 @@
-"""Replicas of a version: our own addition to the API, `GET {version}/replicas`."""
+"""Replicas: which hold an image, where a machine reads them, what was read, and their repair."""
 
 from datetime import timedelta
-from typing import Any
 
 import structlog
 from dbos import DBOS
 from sqlalchemy import Connection
 
-from opengallery.arm.call import Call
-from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.database import now
 from opengallery.hypervisors.machine import ReplicaUrl
 from opengallery.replica_server.process import ReplicaServerFailed
-from opengallery.replication import placement, progress, workflows
+from opengallery.replication import progress, workflows
 
 RECORD_INTERVAL_S = 5
 _COOKIE_LIFE = timedelta(days=365)
@@ -52,7 +49,7 @@ def record_reads(services: Services) -> None:
 
 
 def repair(store: str, tenant_id: str, image_id: str) -> None:
-    """Start to bring again what is bad in a replica; `list_replicas` shows it as `Repairing` until then."""
+    """Start to bring again what is bad in a replica; `replica_list` shows it as `Repairing` until then."""
     DBOS.start_workflow(workflows.repair, store, tenant_id, image_id)
 
 
@@ -63,31 +60,3 @@ def watch(services: Services) -> None:
             record_reads(services)
         except Exception:
             log.exception("reads could not be recorded")
-
-
-def list_replicas(call: Call, version: Resource, _body: dict[str, Any]) -> dict[str, Any]:
-    """One entry a replica: where it is, its state and bytes, how many machines read it first, bytes served."""
-    record_reads(call.services)
-    with call.services.database.read() as connection:
-        machines = placement.readers_per_store(connection, version.key)
-        return {
-            "value": [
-                {
-                    "region": replica.region,
-                    "store": replica.store,
-                    "state": _state(replica),
-                    "details": replica.details,
-                    "bytes": replica.total_bytes,
-                    "storedBytes": replica.stored_bytes,
-                    "vms": machines.get(replica.store, 0),
-                    "bytesServed": replica.served_bytes,
-                }
-                for replica in progress.replicas(connection, version.key)
-            ]
-        }
-
-
-def _state(replica: progress.Replica) -> str:
-    """A replica that was complete and is on its way to be so again shows that it has a past."""
-    is_mending = replica.state in ("Pending", "Replicating") and replica.details == workflows.REPAIRING
-    return "Repairing" if is_mending else replica.state

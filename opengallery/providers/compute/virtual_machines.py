@@ -5,6 +5,8 @@ Source: Virtual Machines REST API, api-version 2024-11-01.
 """
 
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from msgspec import Meta, field
@@ -20,6 +22,7 @@ from opengallery.providers.compute import (
     COMPUTE_NAME,
     COMPUTE_VERSIONS,
     hydration,
+    machine_data_disks,
     machine_disks,
     machine_ports,
     machines,
@@ -34,6 +37,7 @@ from opengallery.replication import placement
 VmSize = Annotated[str, Meta(pattern=r"^(Standard|Basic)_[A-Za-z0-9_-]{1,64}\Z")]
 _NIC = "Microsoft.Network/networkInterfaces"
 _SCALE_SET = "Microsoft.Compute/virtualMachineScaleSets"
+_UNNAMED: Mapping[int | None, str] = MappingProxyType({})
 _POWER = {"running": "VM running", "stopped": "VM stopped", "deallocated": "VM deallocated"}
 
 
@@ -67,7 +71,7 @@ class StorageProfile(Properties):
 
     image_reference: ImageReference
     os_disk: OsDisk = field(default_factory=OsDisk)
-    data_disks: list[machine_disks.MachineDataDisk] = []
+    data_disks: list[machine_data_disks.MachineDataDisk] | None = None
 
 
 class Reference(Properties):
@@ -92,8 +96,13 @@ class MachineProperties(Properties):
     virtual_machine_scale_set: Reference | None = None
 
 
-def check(call: Call, new: Resource, old: Resource | None) -> None:
-    """The rules of a machine, an instance of a scale set too; a new one is told its image."""
+def check(
+    call: Call, new: Resource, old: Resource | None, disk_names: Mapping[int | None, str] = _UNNAMED
+) -> None:
+    """The rules of a machine, an instance of a scale set too; a new one is told its image.
+
+    `disk_names` are those of its disks when it is drawn up once more: by lun, of the OS disk under None.
+    """
     properties = new.properties
     find_size(properties["hardwareProfile"]["vmSize"])
     if old is None:
@@ -108,7 +117,8 @@ def check(call: Call, new: Resource, old: Resource | None) -> None:
         properties["storageProfile"]["imageReference"]["exactVersion"] = image.exact_id.rsplit("/", 1)[-1]
         disk = properties["storageProfile"]["osDisk"]
         disk["osType"] = image.os_type
-        disk.setdefault("name", f"{new.id.name}_OsDisk_1_{properties['vmId'].replace('-', '')}")
+        default = f"{new.id.name}_OsDisk_1_{properties['vmId'].replace('-', '')}"
+        disk.setdefault("name", disk_names.get(None, default))
         new.private = {
             "image": {
                 "owner": image.owner,
@@ -118,8 +128,10 @@ def check(call: Call, new: Resource, old: Resource | None) -> None:
             },
         }
         machine_disks.add_os_disk(call, new, image)
-        machine_disks.add_data_disks(call, new)
+        machine_data_disks.add_data_disks(call, new, image, disk_names)
         _take_over_secrets(call, new)
+    else:
+        machine_data_disks.keep(new, old)
     hide_password(new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
         found = call.linked(nic["id"], "properties.networkProfile.networkInterfaces", _NIC)
@@ -155,7 +167,7 @@ def _create(work: Work) -> None:
     if work.step("is made", _is_made, work):
         _resize(work, machine)
         return
-    work.step("choose a replica", machines.choose_replica, work.services, machine)
+    work.step("choose a replica", machines.choose_replicas, work.services, machine)
     work.step("make", machines.make, work.services, machine)
     work.change_private(madeSize=_size(machine))
     _run(work)
@@ -309,7 +321,6 @@ RESOURCE_TYPE = ResourceType(
     immutable=frozenset(
         {
             "storageProfile.imageReference.id",
-            "storageProfile.dataDisks",
             "osProfile.computerName",
             "osProfile.adminUsername",
             "virtualMachineScaleSet.id",

@@ -13,7 +13,6 @@ from opengallery.providers.compute.scale_sets import model
 from opengallery.providers.compute.scale_sets.batches import batches, change_batch, run_held
 from opengallery.providers.compute.scale_sets.members import instance_id, is_flexible, members
 from opengallery.providers.compute.scale_sets.removal import remove_instances
-from opengallery.replication import placement
 
 
 def reach_capacity(work: Work) -> list[ArmError]:
@@ -75,9 +74,7 @@ def _create(work: Work, names: Sequence[str]) -> dict[str, Any]:
             if call.get(machine_id) is None:
                 machine, started = model.create(call, scale_set, name, work.operation.id)
                 resources.add(connection, machine)
-                placement.choose_reader(
-                    connection, machine.key, machine.private["image"]["owner"], machine.location or ""
-                )
+                machines.choose_rows(work.services, connection, machine)
                 operation_ids += started
     return {"machines": keys, "operations": operation_ids}
 

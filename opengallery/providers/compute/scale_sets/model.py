@@ -110,13 +110,8 @@ def _drawn_up(
     machine = Resource(machine_id, location=scale_set.location)
     machine.created_by = machine.modified_by = call.principal.app_id or call.principal.object_id
     machine.created_at = machine.modified_at = now()
-    body = _body(scale_set, machine_id.name, nics)
-    profile = body["properties"]["storageProfile"]
-    for disk in (profile.setdefault("osDisk", {}), *profile.get("dataDisks", [])):
-        if disk_names and (name := disk_names.get(disk.get("lun"))):
-            disk["name"] = name
-    read_resource(declared, machine, None, body)
-    virtual_machines.check(call, machine, None)
+    read_resource(declared, machine, None, _body(scale_set, machine_id.name, nics))
+    virtual_machines.check(call, machine, None, disk_names or {})
     machine.private |= {"model": revision(scale_set), "heldBy": holder}
     if not is_flexible(scale_set):
         del machine.properties["virtualMachineScaleSet"]

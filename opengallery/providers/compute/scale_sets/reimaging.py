@@ -12,7 +12,7 @@ from opengallery.providers.compute.scale_sets import model
 from opengallery.providers.compute.scale_sets.batches import change_all, raise_failures, run_held
 from opengallery.providers.compute.scale_sets.members import members
 from opengallery.providers.compute.scale_sets.power import choose, is_protected
-from opengallery.replication import placement, workflows
+from opengallery.replication import workflows
 
 
 def reimage(work: Work) -> None:
@@ -86,10 +86,10 @@ def _renew(work: Work, old: Resource, new: Resource, is_other_disk: bool) -> dic
         if "power" in found.private:
             new.private["power"] = found.private["power"]
         if is_other_disk:
-            placement.release_reader(connection, old.key)
+            machines.release_rows(connection, old)
         resources.save(connection, new)
     if is_other_disk:
-        machines.choose_replica(services, new)
+        machines.choose_replicas(services, new)
         workflows.sweep()
     machines.make(services, new)
     power = new.private.get("power", machines.RUNNING)

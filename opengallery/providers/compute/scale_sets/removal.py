@@ -12,7 +12,7 @@ from opengallery.arm.resources import Resource
 from opengallery.providers.compute import machine_disks, machines
 from opengallery.providers.compute.scale_sets.batches import batches, change_all, raise_failures
 from opengallery.providers.compute.scale_sets.members import ALL, chosen, count
-from opengallery.replication import placement, workflows
+from opengallery.replication import workflows
 
 _NIC = "Microsoft.Network/networkInterfaces"
 
@@ -110,7 +110,7 @@ def _delete(work: Work, key: str) -> None:
         resources.set_state(connection, key, resources.DELETING)
     services.hypervisor.delete(machines.machine_id(machine))
     with services.database.write() as connection:
-        placement.release_reader(connection, key)
+        machines.release_rows(connection, machine)
         machine_disks.forget_rows(connection, machine)
         resources.forget(connection, key)
 
