@@ -219,11 +219,11 @@ def range_list(work: Path, extents: list[tuple[int, int]], length: int) -> Path:
 
 
 def memory_bytes(pid: int) -> int:
-    """What a process takes: its resident pages, and those of its memory files, which it does not map."""
+    """What a process takes: its resident pages, and those of its cache, which it does not map."""
     resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            if "memfd:" in str(path.readlink()):
+            if "memfd:checked" in str(path.readlink()):
                 resident += path.stat().st_blocks * 512
     return resident
 

@@ -2,6 +2,7 @@
 
 import cli_speed
 import publish
+import replica_server
 import store
 import storm
 from subject import ROOT
@@ -11,5 +12,7 @@ print()
 publish.main(ROOT / ".cache/images")
 print()
 store.main(ROOT / ".cache/images", ROOT / ".cache")
+print()
+replica_server.main(ROOT / ".cache/images")
 print()
 storm.main(ROOT / ".cache/images", ROOT / ".cache/boot.raw", turns=3, machines=1000)

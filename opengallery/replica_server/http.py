@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from email.utils import formatdate
-from http import HTTPStatus
+from functools import lru_cache
+from http.client import responses
 from typing import Any
 
 import msgspec
@@ -89,10 +90,7 @@ class ReplicaApplication:
         return _words(request, 200, msgspec.json.encode(counters), {"content-type": "application/json"})
 
     def _image(self, request: Request) -> Steps:
-        found = IMAGE_PATH.fullmatch(request.path)
-        if found is None:
-            raise Refused(404, "No such image.")
-        replica = store, tenant_id, image_id = found["store"], found["tenant"], found["image"]
+        replica = store, tenant_id, image_id = _replica(request.path)
         cookie = request.headers.get(b"cookie", b"").decode("latin-1")
         if not is_valid(self._cookie_key, cookie, *replica, time.time()):
             raise Refused(403, "The cookie is missing, has expired, or is for another replica.")
@@ -164,20 +162,32 @@ class ReplicaApplication:
             raise Refused(503, "This replica can't be read here. Read from another one.") from error
 
 
+@lru_cache(1024)
+def _replica(path: str) -> Replica:
+    """Store, tenant id and image id of a path. Raises `Refused`."""
+    found = IMAGE_PATH.fullmatch(path)
+    if found is None:
+        raise Refused(404, "No such image.")
+    return found["store"], found["tenant"], found["image"]
+
+
 def _range(header: bytes, size_bytes: int) -> tuple[int, int]:
     """First byte and end of a Range header. Raises `Refused` for what is not one satisfiable range."""
     found = RANGE.fullmatch(header)
-    refused = Refused(416, "One range, within the image.", {"content-range": f"bytes */{size_bytes}"})
     if found is None or not (found["first"] or found["last"]):
-        raise refused
+        raise _outside(size_bytes)
     if not found["first"]:
         first, end = max(0, size_bytes - int(found["last"])), size_bytes
     else:
         first = int(found["first"])
         end = min(size_bytes, int(found["last"]) + 1) if found["last"] else size_bytes
     if first >= end:
-        raise refused
+        raise _outside(size_bytes)
     return first, end
+
+
+def _outside(size_bytes: int) -> Refused:
+    return Refused(416, "One range, within the image.", {"content-range": f"bytes */{size_bytes}"})
 
 
 def _words(request: Request | None, status: int, body: bytes, headers: Headers) -> Words:
@@ -189,11 +199,13 @@ def _words(request: Request | None, status: int, body: bytes, headers: Headers) 
 def _head(request: Request | None, status: int, length: int, headers: Headers) -> bytes:
     # QEMU loses requests on connections that it uses again, and never asks for that: docs/decisions/0006.
     connection = "keep-alive" if request is not None and request.is_kept else "close"
-    lines = [
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        f"date: {formatdate(usegmt=True)}",
-        f"content-length: {length}",
-        f"connection: {connection}",
-        *(f"{name}: {value}" for name, value in headers.items()),
-    ]
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return (
+        f"HTTP/1.1 {status} {responses[status]}\r\ndate: {_date(int(time.time()))}\r\n"
+        f"content-length: {length}\r\nconnection: {connection}\r\n{more}\r\n"
+    ).encode("latin-1")
+
+
+@lru_cache(1)
+def _date(now_s: int) -> str:
+    return formatdate(now_s, usegmt=True)

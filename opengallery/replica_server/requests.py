@@ -6,6 +6,7 @@ led to take one request for two.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 MAX_HEAD_BYTES = 16 << 10
@@ -54,29 +55,32 @@ def take_request(received: bytearray) -> Request | None:
         return None
     first, *lines = bytes(received[:end]).split(b"\r\n")
     del received[: end + len(END_OF_HEAD)]
-    found = REQUEST_LINE.fullmatch(first)
-    if found is None:
-        raise BadRequest(400, "This is no request of HTTP/1.0 or HTTP/1.1.")
-    method, target, minor = found.groups()
+    method, path, is_current = _request_line(first)
     headers = _headers(lines)
-    if minor == b"1" and b"host" not in headers:
+    if is_current and b"host" not in headers:
         raise BadRequest(400, "The Host header is missing.")
     if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
         raise BadRequest(413, "Requests have no body here.")
+    is_kept = is_current and _asks_to_keep(headers.get(b"connection", b""))
+    return Request(method, path, headers, is_kept)
+
+
+# Machines say the same line again and again, but for their ranges.
+@lru_cache(1024)
+def _request_line(line: bytes) -> tuple[str, str, bool]:
+    """Method, path, and whether it is HTTP/1.1."""
+    found = REQUEST_LINE.fullmatch(line)
+    if found is None:
+        raise BadRequest(400, "This is no request of HTTP/1.0 or HTTP/1.1.")
+    method, target, minor = found.groups()
     path, _, _ = target.partition(b"?")
-    if b"%" in path:
-        path = unquote_to_bytes(path)
-    is_kept = minor == b"1" and b"keep-alive" in _options(headers.get(b"connection", b""))
-    return Request(method.decode(), path.decode("latin-1"), headers, is_kept)
+    return method.decode(), unquote_to_bytes(path).decode("latin-1"), minor == b"1"
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     for line in lines:
-        found = FIELD.fullmatch(line)
-        if found is None:
-            raise BadRequest(400, "A header is not written as HTTP/1.1 says.")
-        name, value = found[1].lower(), found[2]
+        name, value = _field(line)
         if name in headers:
             if name not in REPEATABLE:
                 raise BadRequest(400, f"The header {name.decode()} comes twice.")
@@ -85,6 +89,15 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     return headers
 
 
-def _options(header: bytes) -> set[bytes]:
-    options = {option.strip().lower() for option in header.split(b",")}
-    return set() if b"close" in options else options
+@lru_cache(1024)
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    found = FIELD.fullmatch(line)
+    if found is None:
+        raise BadRequest(400, "A header is not written as HTTP/1.1 says.")
+    return found[1].lower(), found[2]
+
+
+@lru_cache(64)
+def _asks_to_keep(connection: bytes) -> bool:
+    options = {option.strip().lower() for option in connection.split(b",")}
+    return b"keep-alive" in options and b"close" not in options
