@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -60,7 +61,7 @@ def main(images: Path, work: Path) -> None:
         encryption(files[0], Path(folder))
         move(files, Path(folder))
         read(files[0], Path(folder))
-        growth(files[0], Path(folder))
+        growth(files[0], files[2], Path(folder))
         index_growth(Path(folder))
         memory(Path(folder))
 
@@ -247,10 +248,13 @@ def read_through(folder: Path, image_id: str) -> float:
     return seconds(through)
 
 
-def growth(file: Path, work: Path) -> None:
-    """Twenty versions of an image, each changed in place: long runs, and blocks here and there."""
+def growth(file: Path, upgraded: Path, work: Path) -> None:
+    """Twenty versions of an image, each changed in place: long runs, and blocks here and there.
+
+    What is written is what an upgrade wrote: the blocks of `upgraded` that `file` has nowhere, in order.
+    """
     numbers = random.Random(7)  # noqa: S311
-    words = [numbers.randbytes(BLOCK_BYTES // 2) for _ in range(300)]
+    written = new_blocks(file, upgraded)
     with folder_in(work) as folder:
         disk = folder / "disk.raw"
         copy(file, folder)
@@ -261,7 +265,7 @@ def growth(file: Path, work: Path) -> None:
         ids, took, stored = [], [], []
         for version in range(VERSIONS):
             if version:
-                change(disk, extents, numbers, words)
+                change(disk, extents, numbers, written)
             warm(disk)
             sync(folder)
             start = time.perf_counter()
@@ -283,7 +287,23 @@ def growth(file: Path, work: Path) -> None:
         show("reading the 20th version, of the first", median(last) / median(first), "at most 1.3")
 
 
-def change(disk: Path, extents: list[tuple[int, int]], numbers: random.Random, words: list[bytes]) -> None:
+def new_blocks(old: Path, new: Path) -> Iterator[bytes]:
+    """Yield the blocks of `new` that are not zero and that `old` holds nowhere, in order."""
+    known = {hash(block) for block in blocks_of(old)} | {hash(bytes(BLOCK_BYTES))}
+    return (block for block in blocks_of(new) if hash(block) not in known)
+
+
+def blocks_of(file: Path) -> Iterator[bytes]:
+    """Yield a file's blocks."""
+    with file.open("rb") as source:
+        while content := source.read(READ_BYTES):
+            for at in range(0, len(content), BLOCK_BYTES):
+                yield content[at : at + BLOCK_BYTES]
+
+
+def change(
+    disk: Path, extents: list[tuple[int, int]], numbers: random.Random, written: Iterator[bytes]
+) -> None:
     """Write 100 runs of 64 KiB and 1,500 single blocks, about 2 % of the data, where there was data."""
     weights = [length for _, length in extents]
     with disk.open("r+b") as file:
@@ -292,8 +312,7 @@ def change(disk: Path, extents: list[tuple[int, int]], numbers: random.Random, w
                 if length > 2 * blocks * BLOCK_BYTES:
                     at = start + numbers.randrange(length - blocks * BLOCK_BYTES)
                     file.seek(at // BLOCK_BYTES * BLOCK_BYTES)
-                    for _ in range(blocks):
-                        file.write(numbers.randbytes(BLOCK_BYTES // 2) + numbers.choice(words))
+                    file.write(b"".join(islice(written, blocks)))
 
 
 def index_growth(work: Path) -> None:

@@ -45,13 +45,14 @@ from opengallery.providers.compute import machines, network_changes, replicas
 from opengallery.providers.compute.boot_diagnostics import BootDiagnosticsEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
+from opengallery.providers.compute.scale_sets import automatic_upgrades
 from opengallery.regions import REGIONS
 from opengallery.replica_server.supervisor import ReplicaServers
 from opengallery.replication import placement, upkeep, workflows
 from opengallery.replication.stores import Stores
 from opengallery.settings import Settings, SettingsError, load_settings
 
-WORKFLOW_VERSION = "1"
+WORKFLOW_VERSION = "2"
 """DBOS recovers only workflows of its own version: raise it when a workflow's steps change."""
 
 log = structlog.get_logger()
@@ -167,7 +168,7 @@ def start_work(services: Services) -> None:
     services.hypervisor.adopt()
     services.replica_servers.start(_reading_regions(services))
     operations.resume(services)
-    for watch in (replicas.watch, machines.watch, network_changes.watch):
+    for watch in (replicas.watch, machines.watch, network_changes.watch, automatic_upgrades.watch):
         threading.Thread(target=watch, args=(services,), name=watch.__module__, daemon=True).start()
     threading.Thread(
         target=upkeep.run,

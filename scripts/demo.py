@@ -163,7 +163,8 @@ def list_replicas(version: str) -> list[dict[str, object]]:
 
 def scale_set(version: str, payload: str) -> list[str]:
     """Wait for the ten machines, show who was told to read what, and check that the reads are spread."""
-    instances: list[dict[str, object]] = ask("vmss", "list-instances", "-g", GROUP, "-n", "myScaleSet")  # type: ignore[assignment]
+    instances: list[dict[str, object]] = ask("vmss", "list-instances", "-g", GROUP, "-n", "myScaleSet",
+                                             "--expand", "instanceView")  # type: ignore[assignment]  # fmt: skip
     lines = wait_until_ready([str(instance["name"]) for instance in instances])
     told: dict[str, int] = {}
     rows: list[dict[str, object]] = []

@@ -59,19 +59,8 @@ READER = Role("acdd72a7-3385-48ef-bd42-f606fba81ae7", "Reader", ("*/read",))
 ROLES = {role.id: role for role in (OWNER, CONTRIBUTOR, READER)}
 
 
-def may(connection: Connection, principal: Principal, action: str, scope: ResourceId) -> bool:
-    """Whether `principal` may take `action` at `scope`, by its assignments there or above."""
-    rows = connection.execute(
-        select(role_assignments.c.role_definition_id).where(
-            role_assignments.c.principal_id == principal.object_id,
-            role_assignments.c.scope.in_(scope.scopes()),
-        )
-    )
-    return any(ROLES[role_id].allows(action) for (role_id,) in rows if role_id in ROLES)
-
-
 class Assigned:
-    """All that a principal's assignments allow, read at once: for lists, where one question a row is too much."""
+    """What a principal's assignments, there or above, allow; read at once, since one request asks often."""
 
     def __init__(self, connection: Connection, principal: Principal) -> None:
         """Read the assignments."""
@@ -86,7 +75,7 @@ class Assigned:
                 self._roles.setdefault(scope, []).append(ROLES[role_id])
 
     def may(self, action: str, scope: ResourceId) -> bool:
-        """Whether `action` is allowed at `scope`: the same answer as the function `may`."""
+        """Whether `action` is allowed at `scope`, by the assignments there or above."""
         return any(role.allows(action) for key in scope.scopes() for role in self._roles.get(key, ()))
 
     def below(self, scope: ResourceId) -> list[str]:

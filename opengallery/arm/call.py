@@ -1,18 +1,21 @@
 """Call: one authenticated request, as rules and views see it; and a durable work's view of the same."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select
 
 from opengallery.arm import resources
-from opengallery.arm.access import may
+from opengallery.arm.access import Assigned
 from opengallery.arm.errors import ArmError, resource_not_found
 from opengallery.arm.resource_id import MalformedId, ResourceId
 from opengallery.arm.resource_type import Registry
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
 from opengallery.identity.principal import Principal
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -25,6 +28,14 @@ class Call:
     registry: Registry
     query: Mapping[str, str] = field(default_factory=dict)
     base_url: str = ""
+    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: Hashable, find: Callable[[], T]) -> T:
+        """What `find` finds, asked once in this transaction: for what many resources of one batch need."""
+        if name not in self._known:
+            self._known[name] = find()
+        found: T = self._known[name]
+        return found
 
     def get(self, resource_id: ResourceId | str) -> Resource | None:
         """A resource, or None."""
@@ -44,7 +55,8 @@ class Call:
 
     def may(self, action: str, scope: ResourceId) -> bool:
         """Whether the caller may take `action` at `scope`."""
-        return may(self.connection, self.principal, action, scope)
+        assigned = self.once("assigned", lambda: Assigned(self.connection, self.principal))
+        return assigned.may(action, scope)
 
     def authorize(self, action: str, scope: ResourceId) -> None:
         """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`."""
@@ -58,19 +70,19 @@ class Call:
                 status=403,
             )
 
-    def linked(self, text: str, target: str, *types: str) -> Resource:
-        """The resource that a property names, which the caller must be able to read.
+    def linked(self, text: str, target: str, *types: str, action: str = "read") -> Resource:
+        """The resource that a property names, on which the caller must be allowed `action` of its type.
 
         Raises 400 for a malformed id or a type not among `types`, 403 `LinkedAuthorizationFailed`,
         404 `NotFound` when it isn't there.
         """
         resource_id = parse_linked(text, target, *types)
-        action = f"{resource_id.type}/read"
+        action = f"{resource_id.type}/{action}"
         if not self.may(action, resource_id):
             raise ArmError(
                 "LinkedAuthorizationFailed",
                 f"The client '{self.principal.object_id}' needs permission to perform action '{action}' on the "
-                f"linked scope '{resource_id}'. Ask its owner for the role Reader there.",
+                f"linked scope '{resource_id}'. Ask its owner for a role with that action there.",
                 target=target,
                 status=403,
             )

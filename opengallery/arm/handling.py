@@ -7,6 +7,8 @@ Providers use these functions too, to make and delete resources in the name of w
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Connection
+
 from opengallery.arm import operations, resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, resource_group_not_found, resource_not_found
@@ -107,7 +109,7 @@ def put(
     new.state = resources.SUCCEEDED
     if declared.fulfil is not None:
         new.state = resources.CREATING if old is None else resources.UPDATING
-    resources.save(call.connection, new)
+    (resources.add if old is None else resources.save)(call.connection, new)
     operation = (
         operations.begin(call, new.id, "PUT", {"parent": parent} if parent else {})
         if declared.fulfil is not None
@@ -230,8 +232,9 @@ def asynchronous(call: Call, operation: operations.Operation, *, location: bool)
 
 def require_scope(call: Call, resource_id: ResourceId, *, group: bool = True) -> None:
     """Raise 404 unless the subscription and the resource group that an id names exist."""
+    name = resource_id.subscription
     subscription = (
-        find_subscription(call.connection, resource_id.subscription) if resource_id.subscription else None
+        call.once(("subscription", name), lambda: find_subscription(call.connection, name)) if name else None
     )
     if resource_id.subscription and (
         subscription is None or subscription.tenant_id != call.principal.tenant_id
@@ -244,6 +247,14 @@ def require_scope(call: Call, resource_id: ResourceId, *, group: bool = True) ->
         )
     if group and resource_id.resource_group and resource_id.namespace and call.get(resource_id.group) is None:
         raise resource_group_not_found(resource_id.resource_group)
+
+
+def worked_on_by(connection: Connection, resource: Resource) -> operations.Operation | None:
+    """The unfinished operation that works on a resource: its own, or another resource's that holds it."""
+    holder = operations.get(connection, resource.private["heldBy"]) if "heldBy" in resource.private else None
+    if holder is not None and holder.status == operations.IN_PROGRESS:
+        return holder
+    return operations.running(connection, resource.key)
 
 
 def _require_place(declared: ResourceType, resource_id: ResourceId) -> None:
@@ -292,7 +303,7 @@ def _id_to_create(call: Call, declared: ResourceType, resource_id: ResourceId) -
 
 
 def _refuse_while_busy(call: Call, resource_id: ResourceId, old: Resource | None) -> None:
-    busy = operations.running(call.connection, resource_id.key) if old else None
+    busy = worked_on_by(call.connection, old) if old else None
     if busy is not None:
         raise ArmError(
             "Conflict",

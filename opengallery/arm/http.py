@@ -175,7 +175,7 @@ class ArmEndpoint:
         check_api_version(
             declared, version, body.get("location") if isinstance(body.get("location"), str) else None
         )
-        resource_id = resource_id.spelled_as(declared.type)
+        declared, resource_id = self._meant(call, declared, resource_id.spelled_as(declared.type))
         if method == "GET":
             return handling.get(call, declared, resource_id)
         if method == "PUT":
@@ -185,6 +185,15 @@ class ArmEndpoint:
         if method == "DELETE":
             return handling.delete(call, declared, resource_id, match)
         raise ArmError("MethodNotAllowed", f"{method} is not for a resource.", status=405)
+
+    def _meant(
+        self, call: Call, declared: ResourceType, resource_id: ResourceId
+    ) -> tuple[ResourceType, ResourceId]:
+        """The resource that an id means, where it may be another name of it, and its type."""
+        if declared.stands_for is None:
+            return declared, resource_id
+        meant = declared.stands_for(call, resource_id)
+        return self._registry.require(meant.type, None), meant
 
     def _require(self, resource_type: str, version: str | None) -> ResourceType:
         if self._registry.find(resource_type) is None:
@@ -205,7 +214,7 @@ class ArmEndpoint:
             declared = self._require(tail, version)
         else:
             owner = self._require(scope.type, version)
-            scope = scope.spelled_as(owner.type)
+            owner, scope = self._meant(call, owner, scope.spelled_as(owner.type))
             child = self._registry.find(f"{owner.type}/{tail}")
             is_action = any(verb.lower() == tail.lower() for verb in owner.actions)
             if embedded := next((name for name in owner.embedded if name.lower() == tail.lower()), None):

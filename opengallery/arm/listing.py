@@ -4,12 +4,9 @@ A list holds what its caller may read, and nothing in it tells of the rest: neit
 token of the next page. Who may read nothing at or below the scope gets 403, whether or not it exists.
 """
 
-import base64
-import binascii
 from typing import Any
-from urllib.parse import quote, urlencode
 
-from opengallery.arm import resources
+from opengallery.arm import paging, resources
 from opengallery.arm.access import Assigned
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, resource_not_found
@@ -37,8 +34,8 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
         raise resource_not_found(scope)
     wanted = Filter.parse(call.option("$filter"))
     types = [declared.type] if declared else _listed_types(call, wanted)
-    size = _page_size(call)
-    after = _after(call.option("$skiptoken"))
+    size = paging.page_size(call)
+    after = paging.after(call)
     found: list[Resource] = []
     while len(found) <= size:
         rows = resources.page(call.connection, types, scope, after, size + 1, below)
@@ -51,7 +48,7 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
         "value": [view(call, declared, one) if declared else _generic_view(call, one) for one in shown]
     }
     if len(found) > size:
-        body["nextLink"] = _next_link(call, declared, scope, shown[-1].key)
+        body["nextLink"] = paging.next_link(call, _collection(declared, scope), shown[-1].key)
     return Answer(200, body)
 
 
@@ -103,39 +100,12 @@ def _generic_view(call: Call, resource: Resource) -> dict[str, Any]:
     return shown
 
 
-def _next_link(call: Call, declared: ResourceType | None, scope: ResourceId, last: str) -> str:
+def _collection(declared: ResourceType | None, scope: ResourceId) -> str:
+    """The path of the list."""
     if declared is None:
-        path = f"{scope}/resources"
-    elif declared.type == RESOURCE_GROUPS:
-        path = f"{scope}/resourceGroups"
-    elif scope.namespace:
-        path = f"{scope}/{declared.kind.rsplit('/', 1)[-1]}"
-    else:
-        path = f"{scope}/providers/{declared.type}"
-    query = {name: value for name, value in call.query.items() if name.lower() != "$skiptoken"}
-    query["$skiptoken"] = base64.urlsafe_b64encode(last.encode()).decode()
-    return f"{call.base_url}{quote(path)}?{urlencode(query, safe='$')}"
-
-
-def _page_size(call: Call) -> int:
-    limit = call.services.settings.page_size
-    top = call.option("$top")
-    if top is None:
-        return limit
-    if not (top.isascii() and top.isdigit()) or len(top) > 9 or int(top) == 0:
-        raise ArmError("InvalidParameter", f"$top is '{top}'. Give a number from 1 on.", target="$top")
-    return min(int(top), limit)
-
-
-def _after(token: str | None) -> str:
-    if not token:
-        return ""
-    try:
-        key = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        key = ""
-    if not key.isprintable() or not key.startswith("/"):
-        raise ArmError(
-            "InvalidSkipToken", "The $skiptoken is none of ours. Start again without it.", target="$skiptoken"
-        )
-    return key
+        return f"{scope}/resources"
+    if declared.type == RESOURCE_GROUPS:
+        return f"{scope}/resourceGroups"
+    if scope.namespace:
+        return f"{scope}/{declared.kind.rsplit('/', 1)[-1]}"
+    return f"{scope}/providers/{declared.type}"

@@ -142,8 +142,7 @@ class Work:
     def is_canceled(self) -> bool:
         """Whether the resource is being deleted, so that this work is for nothing."""
         with self.services.database.read() as connection:
-            operation = get(connection, self.operation.id)
-        return operation is not None and operation.status == CANCELED
+            return not is_running(connection, self.operation.id)
 
     def resource(self) -> Resource:
         """The resource as it stands. Raises `ArmError` when it has been deleted meanwhile."""
@@ -168,6 +167,13 @@ class Work:
         return Call(
             connection, self.principal, self.services, self.registry, base_url=self.operation.base_url
         )
+
+
+def call_as(connection: Connection, principal: Principal) -> Call:
+    """A call in the name of `principal` that no request asks for: the server does it by itself."""
+    assert _runtime is not None, "operations.bind was not called"
+    services = _runtime.services
+    return Call(connection, principal, services, _runtime.registry, base_url=services.settings.endpoint)
 
 
 def begin(call: Call, resource_id: ResourceId, verb: str, body: dict[str, Any] | None = None) -> Operation:
@@ -209,6 +215,12 @@ def get(connection: Connection, operation_id: str) -> Operation | None:
     return operation
 
 
+def is_running(connection: Connection, operation_id: str) -> bool:
+    """Whether an operation has neither ended nor been canceled."""
+    query = select(operations.c.status).where(operations.c.id == operation_id)
+    return bool(connection.execute(query).scalar() == IN_PROGRESS)
+
+
 def running(connection: Connection, key: str) -> Operation | None:
     """The unfinished PUT or DELETE of a resource, if there is one."""
     row = connection.execute(
@@ -217,7 +229,11 @@ def running(connection: Connection, key: str) -> Operation | None:
     return Operation(**row._asdict()) if row else None
 
 
-def cancel(connection: Connection, key: str) -> None:
+def cancel(
+    connection: Connection,
+    key: str,
+    reason: str = "The operation was canceled because the resource is being deleted.",
+) -> None:
     """Mark the unfinished operations of a resource `Canceled`: their result counts no more."""
     connection.execute(
         update(operations)
@@ -225,10 +241,7 @@ def cancel(connection: Connection, key: str) -> None:
         .values(
             status=CANCELED,
             ended_at=now(),
-            error={
-                "code": "OperationPreempted",
-                "message": "The operation was canceled because the resource is being deleted.",
-            },
+            error={"code": "OperationPreempted", "message": reason},
         )
     )
 
@@ -293,8 +306,9 @@ def _handler(work: Work) -> Any:
 def _remove(work: Work, declared: ResourceType) -> None:
     """Delete; and again when work that was canceled has ended, for it may have made something meanwhile."""
     assert declared.remove is not None
+    canceled = work.step("find canceled work", _canceled_work, work)
     declared.remove(work)
-    if canceled := work.step("find canceled work", _canceled_work, work):
+    if canceled:
         work.step("wait for canceled work", _wait_for_end, work, canceled)
         declared.remove(work)
 

@@ -17,6 +17,7 @@ from opengallery.arm.errors import ArmError
 if TYPE_CHECKING:
     from opengallery.arm.call import Call
     from opengallery.arm.operations import Work
+    from opengallery.arm.resource_id import ResourceId
     from opengallery.arm.resources import Resource
 
 
@@ -83,7 +84,9 @@ class ResourceType:
     keeps_unnamed              a PUT on one that exists keeps what its body doesn't name
     verbatim                   properties in which a null is a value (a template), not an absence
     embedded                   lists in `properties` whose elements are resources too (a network's subnets)
+    goes_with_parent           deleting what holds it deletes it too: nobody deletes it by itself before
     created_status             201, or what the type's clients want instead
+    stands_for(call, id)       the id of the resource that `id` is another name of; `id` itself for most
     view(call, it)             members added to `properties` in answers (read-only, computed)
     """
 
@@ -105,7 +108,9 @@ class ResourceType:
     view: "Callable[[Call, Resource], dict[str, Any]] | None" = None
     actions: Mapping[str, Action] = field(default_factory=dict)
     keeps_unnamed: bool = False
+    goes_with_parent: bool = False
     created_status: int = 201
+    stands_for: "Callable[[Call, ResourceId], ResourceId] | None" = None
 
     @property
     def namespace(self) -> str:

@@ -2,17 +2,19 @@
 
 `properties` holds what the type's model validated; what a server computes (instance views,
 replication status) is never stored here. `extra` holds other top-level members, such as `sku`.
-`private` holds what no answer shows: password hashes, upload keys, templates.
+`private` holds what no answer shows: password hashes, upload keys, templates; as `heldBy` the operation of
+another resource that works on this one (a scale set's, on an instance).
 """
 
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Index,
     Row,
@@ -118,10 +120,16 @@ def get(connection: Connection, resource_id: ResourceId | str, *, lock: bool = F
 def save(connection: Connection, resource: Resource) -> None:
     """Insert the resource, or replace it as a whole; a new etag marks the change."""
     resource.etag = str(uuid.uuid4())
-    values = _values(resource)
-    changed = connection.execute(update(resources).where(resources.c.key == resource.key).values(values))
+    changed = connection.execute(
+        update(resources).where(resources.c.key == resource.key).values(_values(resource))
+    )
     if changed.rowcount == 0:
-        connection.execute(insert(resources).values(key=resource.key, **values))
+        add(connection, resource)
+
+
+def add(connection: Connection, resource: Resource) -> None:
+    """Insert a resource that isn't there."""
+    connection.execute(insert(resources).values(key=resource.key, **_values(resource)))
 
 
 def set_state(connection: Connection, key: str, state: str) -> None:
@@ -202,6 +210,17 @@ def page(
         )
     if resource_types is not None:
         query = query.where(resources.c.type.in_([kind.lower() for kind in resource_types]))
+    return [_resource(row) for row in connection.execute(query).all()]
+
+
+def find(
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    order_by: Sequence[ColumnElement[Any]] = (),
+    limit: int | None = None,
+) -> list[Resource]:
+    """The resources that fulfil all conditions on the table's columns."""
+    query = select(resources).where(*conditions).order_by(*order_by).limit(limit)
     return [_resource(row) for row in connection.execute(query).all()]
 
 

@@ -202,6 +202,7 @@ def scale_set_resources(
     count: int,
     profile: Resource,
     is_flexible: bool,
+    upgrade_mode: str,
 ) -> list[Resource]:
     """Public address, load balancer, NSG, NAT rule and scale set. `profile` is a VM's, without network."""
     balancer, pool, front = f"{name}LB", f"{name}LBBEPool", "loadBalancerFrontEnd"
@@ -277,7 +278,7 @@ def scale_set_resources(
         "networkProfile": {"networkInterfaceConfigurations": [nic], "networkApiVersion": "2020-11-01"},
     }
     properties: Resource = {
-        "upgradePolicy": {"mode": "manual"},
+        "upgradePolicy": {"mode": upgrade_mode},
         "singlePlacementGroup": None,
         "virtualMachineProfile": profile,
     }

@@ -4,6 +4,7 @@ Stores need no lock for this: `verify` only reads, `collect` deletes under a lea
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +72,7 @@ def verify(
     from opengallery.imagestore import verify as verify_image
 
     results = []
+    damage: list[_Damage] = []
     everywhere = list(_stores(data, None, config)) if repair else []
     with Board() as board:
         for place, store in _stores(data, region, config):
@@ -98,9 +100,12 @@ def verify(
                 except ImageStoreError as error:
                     entry["bad"] = [str(error)]
                 entry["state"] = "Damaged" if entry["bad"] else "Good"
-                if repair and entry["bad"]:
-                    entry["state"] = _repair(store, image_id, place["tenant"], everywhere, entry["bad"])
+                if entry["bad"]:
+                    damage.append(_Damage(store, image_id, place["tenant"], entry))
                 results.append(entry)
+        # Again as long as it helps: what is good now may be what another one was waiting for.
+        while repair and any(each.repair(everywhere) for each in damage):
+            damage = [each for each in damage if each.entry["state"] == "Damaged"]
     damaged = sum(entry["state"] == "Damaged" for entry in results)
     if damaged:
         raise CommandFailed(
@@ -109,32 +114,39 @@ def verify(
     return results
 
 
-def _repair(
-    store: "ImageStore",
-    image_id: str,
-    tenant: str,
-    everywhere: list[tuple[dict[str, str], "ImageStore"]],
-    bad: list[str],
-) -> str:
-    """Bring an image again; return its state, and add to `bad` why it could not be."""
-    from opengallery.imagestore import ImageStoreError
-    from opengallery.imagestore import repair as repair_image
-    from opengallery.imagestore import verify as verify_image
+@dataclass
+class _Damage:
+    """An image in a store in which something is bad; `entry` is its line of the answer."""
 
-    siblings = [
-        other
-        for place, other in everywhere
-        if place["tenant"] == tenant and other.name != store.name and other.has(image_id)
-    ]
-    if not siblings:
-        bad.append("No other store has this image. Publish it again from its source.")
-        return "Damaged"
-    try:
-        repair_image(store, image_id, siblings)
-        return "Repaired" if verify_image(store, image_id).is_good else "Damaged"
-    except ImageStoreError as error:
-        bad.append(str(error))
-        return "Damaged"
+    store: "ImageStore"
+    image_id: str
+    tenant: str
+    entry: dict[str, Any]
+
+    def repair(self, everywhere: list[tuple[dict[str, str], "ImageStore"]]) -> bool:
+        """Bring the image again, and note in the entry what came of it. Returns whether it is good now."""
+        from opengallery.imagestore import ImageStoreError
+        from opengallery.imagestore import repair as repair_image
+        from opengallery.imagestore import verify as verify_image
+
+        siblings = [
+            other
+            for place, other in everywhere
+            if place["tenant"] == self.tenant and other.name != self.store.name and other.has(self.image_id)
+        ]
+        reason = "No other store has this image. Publish it again from its source."
+        if siblings:
+            try:
+                repair_image(self.store, self.image_id, siblings)
+                if verify_image(self.store, self.image_id).is_good:
+                    self.entry["state"] = "Repaired"
+                    return True
+                reason = "What was brought can't be read back: check the disk."
+            except ImageStoreError as error:
+                reason = str(error)
+        if reason not in self.entry["bad"]:
+            self.entry["bad"].append(reason)
+        return False
 
 
 @verb(app, "collect", ["gallery store collect --data ~/gallery"], columns=COLLECT_COLUMNS)

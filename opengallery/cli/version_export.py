@@ -73,7 +73,13 @@ def export_version(
     arm: "ArmClient", version: ResourceId, disk: ResourceId, path: Path, file_format: Format
 ) -> dict[str, Any]:
     """Write `version` to `path` by way of `disk`, which is made and deleted. Raises `CommandFailed`."""
-    if path.exists():
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CommandFailed(f"Can't write {path}: {error.strerror}. Choose another name.") from error
+    else:
         raise CommandFailed(f"There is a file {path} already. Delete it, or choose another name.")
     found = arm.get(version)
     region = _region(found)

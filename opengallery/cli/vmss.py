@@ -17,7 +17,6 @@ from opengallery.cli.options import (
     NoWait,
     Tags,
     named,
-    resource_id,
 )
 from opengallery.cli.single import add_delete, add_list, add_show, one_or_all
 from opengallery.cli.vm import (
@@ -35,6 +34,7 @@ from opengallery.cli.vm import (
     remote_rule,
     sign_on_profile,
 )
+from opengallery.cli.vmss_instances import add_verbs
 
 if TYPE_CHECKING:
     from opengallery.cli.client import ArmClient
@@ -45,12 +45,6 @@ COLUMNS = {
     "Location": "location",
     "Capacity": "sku.capacity",
     "OrchestrationMode": "orchestrationMode",
-    "ProvisioningState": "provisioningState",
-}
-INSTANCE_COLUMNS = {
-    "InstanceId": "instanceId",
-    "Name": "name",
-    "Location": "location",
     "ProvisioningState": "provisioningState",
 }
 REFERENCE = (
@@ -64,6 +58,7 @@ app = new_app("Scale sets.")
 add_show(app, "vmss", SCALE_SETS, COLUMNS)
 add_list(app, "vmss", SCALE_SETS, COLUMNS)
 add_delete(app, "vmss", SCALE_SETS, asks=False)
+add_verbs(app)
 
 
 @verb(
@@ -95,6 +90,10 @@ def create(
         Literal["Flexible", "Uniform"],
         typer.Option("--orchestration-mode", case_sensitive=False, help="Mode."),
     ] = "Flexible",
+    upgrade_policy_mode: Annotated[
+        Literal["Manual", "Automatic", "Rolling"],
+        typer.Option("--upgrade-policy-mode", case_sensitive=False, help="When machines follow the model."),
+    ] = "Manual",
     location: Location = None,
     tags: Tags = None,
     no_wait: NoWait = False,
@@ -134,17 +133,11 @@ def create(
         count=instance_count,
         profile=profile,
         is_flexible=orchestration_mode == "Flexible",
+        upgrade_mode=upgrade_policy_mode.lower(),
     )
     outputs = {"VMSS": {"type": "object", "value": REFERENCE.replace("NAME", name)}}
     result = deploy(arm, place, "vmss", [*network, *resources], outputs, wait=not no_wait)
     return None if no_wait else result
-
-
-@verb(app, "list-instances", ["gallery vmss list-instances -g myRG -n myScaleSet"], columns=INSTANCE_COLUMNS)
-def list_instances(arm: "ArmClient", resource_group: Group, name: Name) -> Any:
-    """List the machines of a scale set."""
-    scale_set = resource_id(arm.subscription, resource_group, SCALE_SETS, name)
-    return arm.list(scale_set, f"{SCALE_SETS}/virtualMachines")
 
 
 @verb(app, "scale", ["gallery vmss scale -g myRG -n myScaleSet --new-capacity 100"], columns=COLUMNS)
@@ -165,18 +158,3 @@ def scale(
         body = {"location": found["location"], "sku": {**(found.get("sku") or {}), "capacity": new_capacity}}
         results.append(arm.put(scale_set, body, wait=not no_wait))
     return one_or_all(results)
-
-
-@verb(app, "delete-instances", ["gallery vmss delete-instances -g myRG -n myScaleSet --instance-ids 0 1 2"])
-def delete_instances(
-    arm: "ArmClient",
-    resource_group: Group,
-    name: Name,
-    instance_ids: Annotated[
-        list[str], typer.Option("--instance-ids", metavar="ID...", help="Machines, by instance id.")
-    ],
-    no_wait: NoWait = False,
-) -> None:
-    """Delete some machines of a scale set."""
-    scale_set = resource_id(arm.subscription, resource_group, SCALE_SETS, name)
-    arm.act(scale_set, "delete", {"instanceIds": instance_ids}, wait=not no_wait)

@@ -29,8 +29,8 @@ TO_RAW = "Convert it first: qemu-img convert -O raw SOURCE TARGET (or -O vpc -o 
 REFUSED: tuple[tuple[int, bytes, str], ...] = (
     (0, b"COWD", "VMDK of an old kind"),
     (0, b"# Disk DescriptorFile", "VMDK that names other files"),
-    (0, b"QED\x00", "QED"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
+    (0, b"QED\x00", "QED image"),
+    (64, b"\x7f\x10\xda\xbe", "VDI image"),
 )
 COMPRESSED: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b\x08", "gzip"),
@@ -154,7 +154,7 @@ def _detect(file: int, file_bytes: int) -> str:
     footer = os.pread(file, SECTOR_BYTES, max(0, file_bytes - SECTOR_BYTES))
     for offset, magic, name in REFUSED:
         if head.startswith(magic, offset):
-            raise UnusableImage(f"The file is a {name} image, which is not read. {TO_RAW}")
+            raise UnusableImage(f"The file is a {name}, which is not read. {TO_RAW}")
     for magic, name in COMPRESSED:
         if head.startswith(magic):
             raise UnusableImage(f"The file is compressed with {name}. Decompress it first.")
@@ -190,7 +190,7 @@ def _check_size(size_bytes: int, max_size_bytes: int) -> None:
     if size_bytes > max_size_bytes:
         raise UnusableImage(
             f"The image has {size_bytes} bytes, more than the {max_size_bytes} allowed. "
-            "Shrink it, or raise the limit."
+            "Shrink it, or raise the limit (images.max_size_bytes of the server's settings)."
         )
 
 

@@ -8,8 +8,9 @@ before they rely on it (`IndexMismatch`), so the files carry a checksum of their
 synced.
 
 Runs of about one size are merged when there are `FAN_IN` of them, slice by slice, so that their number
-grows with the logarithm of the blocks and the memory not at all. A file has *fences*: where the digests
-that begin with each of its first few bits start. A search reads one fence and halves what lies behind it.
+grows with the logarithm of the blocks and the memory not at all. Files have fences and filters (`runs`).
+The newest runs are searched first: a block that was written anew, since its old place had become a
+bad one (`scatter`), is found where it lies now. Larger runs are older, by the way they are merged.
 """
 
 import secrets
@@ -17,28 +18,32 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from threading import RLock
+from typing import Any, BinaryIO
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from opengallery.imagestore.blocks import Digests
-from opengallery.imagestore.runs import Run, merged_slices, words_of
+from opengallery.imagestore.runs import Run, fences_and_filters, marks_of, merged_slices, words_of
 
 NOT_HELD = -1
-MAGIC = b"OGINDX\x00\x02"
+MAGIC = b"OGINDX\x00\x03"
 HEADER = struct.Struct("<8sQIII32s")
 PACK_ID_BYTES = 32
 ENTRY_BYTES = 8 + 4 + 4
+FENCE_BYTES = 4
+FILTER_BYTES = 8
 SPILL_ENTRIES = 256 << 10
 MAX_MEMORY_RUNS = 8
 FAN_IN = 4
 SMALLEST_ENTRIES = 16 << 10
 SLICE_ENTRIES = 512 << 10
-# How many digests lie behind a fence, about.
-FENCE_ENTRIES = 48
+# How many digests a bucket has at most, on average: two or three cache lines, and bits enough in its filter.
+BUCKET_ENTRIES = 12
 LEFTOVER_S = 3600.0
 
 
@@ -57,6 +62,7 @@ class Index:
         directory.mkdir(parents=True, exist_ok=True)
         for file in sorted(directory.glob("*.run")):
             self._load(file)
+        self._runs = tuple(sorted(self._runs, key=_age))
         for leftover in directory.glob("*.new"):
             with suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - LEFTOVER_S:
@@ -93,7 +99,7 @@ class Index:
                 np.array([number], np.int64),
                 np.array([0, len(order)], np.int64),
             )
-            self._runs = (*self._runs, run)
+            self._runs = (run, *self._runs)
             self._settle_memory()
 
     def lookup(self, digests: Digests) -> NDArray[np.int64]:
@@ -101,11 +107,13 @@ class Index:
         runs, is_usable = self._runs, self._is_usable
         head, more = words_of(digests)
         places = np.full(len(head), NOT_HELD, np.int64)
-        order = np.argsort(head)
+        marks = marks_of(more)
+        missing = np.argsort(head)
         for run in runs:
-            wanted = order[places[order] == NOT_HELD]
-            if not len(wanted):
+            missing = missing[places[missing] == NOT_HELD]
+            if not len(missing):
                 break
+            wanted = missing[run.may_hold(head[missing], marks[missing])]
             positions = run.search(head[wanted])
             while True:
                 inside = positions < len(run.head)
@@ -199,8 +207,7 @@ class Index:
             sizes: dict[int, list[Run]] = {}
             for run in self._runs:
                 if run.file is not None:
-                    size = max(0, (len(run.head) // SMALLEST_ENTRIES).bit_length() + 1) // 2
-                    sizes.setdefault(size, []).append(run)
+                    sizes.setdefault(_size_class(run), []).append(run)
             crowded = [runs for runs in sizes.values() if len(runs) >= FAN_IN]
             if not crowded:
                 return
@@ -216,12 +223,11 @@ class Index:
             merged = self._write(runs, bases, numbers, starts)
         if count and merged is None:
             # In memory, or the disk is full: no reason to fail a put, it can be derived again.
-            slices = list(merged_slices(runs, bases, 1))
-            merged = Run(*slices[0], numbers, starts)
+            whole = next(merged_slices(runs, bases, np.zeros(0, np.uint64)))
+            merged = Run(*whole, numbers, starts)
         gone = {id(run) for run in runs}
         kept = [run for run in self._runs if id(run) not in gone]
-        # The largest first: most of what is found is found there.
-        self._runs = tuple(sorted((*kept, *([merged] if merged else [])), key=lambda run: -len(run.head)))
+        self._runs = tuple(sorted((*kept, *([merged] if merged else [])), key=_age))
         for run in runs:
             if run.file is not None:
                 run.file.unlink(missing_ok=True)
@@ -254,26 +260,32 @@ class Index:
     ) -> Run | None:
         """Merge into a file. None when the disk is full."""
         count = int(starts[-1])
-        fence_bits = max(1, (count // FENCE_ENTRIES).bit_length())
-        head = _head(count, fence_bits, [self.pack_id(number) for number in numbers.tolist()], starts)
-        fences = np.zeros((1 << fence_bits) + 1, np.int64)
+        bits = max(1, (count // BUCKET_ENTRIES).bit_length())
+        head = _head(count, bits, [self.pack_id(number) for number in numbers.tolist()], starts)
+        slices = -(-count // SLICE_ENTRIES)
+        # Each slice has whole buckets.
+        bounds = [(number << bits) // slices for number in range(slices + 1)]
+        cuts = np.array([bound << (64 - bits) for bound in bounds[1:-1]], np.uint64)
+        fences_at = len(head) + count * ENTRY_BYTES
+        filters_at = fences_at + _padded(((1 << bits) + 1) * FENCE_BYTES)
         file = self._directory / f"{secrets.token_hex(12)}.run"
         temporary = file.with_suffix(".new")
         try:
             with temporary.open("wb") as out:
                 out.write(head)
                 done = 0
-                for slice_ in merged_slices(runs, bases, -(-count // SLICE_ENTRIES)):
+                for (first, end), slice_ in zip(
+                    pairwise(bounds), merged_slices(runs, bases, cuts), strict=True
+                ):
                     offset = len(head)
                     for array in slice_:
-                        out.seek(offset + done * array.itemsize)
-                        out.write(np.ascontiguousarray(array).data.cast("B"))
+                        _write_at(out, offset + done * array.itemsize, array)
                         offset += count * array.itemsize
-                    firsts = (slice_[0] >> np.uint64(64 - fence_bits)).astype(np.int64)
-                    fences[1:] += np.bincount(firsts, minlength=1 << fence_bits)
+                    sizes, filters = fences_and_filters(slice_[0], slice_[1], first, end, 1 << bits)
+                    ends = (np.cumsum(sizes) + done).astype("<u4")
+                    _write_at(out, fences_at + (first + 1) * FENCE_BYTES, ends)
+                    _write_at(out, filters_at + first * FILTER_BYTES, filters)
                     done += len(slice_[0])
-                out.seek(len(head) + count * ENTRY_BYTES)
-                out.write(np.cumsum(fences).astype("<u4").data.cast("B"))
             temporary.rename(file)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -296,19 +308,19 @@ class Index:
     def _map(self, file: Path) -> Run | None:
         try:
             content = np.memmap(file, np.uint8, "r")
-            magic, count, pack_count, fence_bits, _, checksum = HEADER.unpack(
-                content[: HEADER.size].tobytes()
-            )
+            magic, count, pack_count, bits, _, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
             ids_end = HEADER.size + PACK_ID_BYTES * pack_count
             starts_end = ids_end + 8 * (pack_count + 1)
             listed = content[HEADER.size : starts_end].tobytes()
-            begin = starts_end + -starts_end % 64
-            fence_count = (1 << min(fence_bits, 40)) + 1
+            begin = _padded(starts_end)
+            fences_bytes = ((1 << min(bits, 40)) + 1) * FENCE_BYTES
+            filters_bytes = (1 << min(bits, 40)) * FILTER_BYTES
             if (
                 magic != MAGIC
                 or not count
-                or len(content) != begin + ENTRY_BYTES * count + 4 * fence_count
-                or blake3(struct.pack("<QI", count, fence_bits) + listed).digest() != checksum
+                or not 1 <= bits <= 40
+                or len(content) != begin + ENTRY_BYTES * count + _padded(fences_bytes) + filters_bytes
+                or blake3(struct.pack("<QI", count, bits) + listed).digest() != checksum
             ):
                 return None
         except (OSError, ValueError, struct.error):
@@ -318,7 +330,8 @@ class Index:
             for offset in range(0, PACK_ID_BYTES * pack_count, PACK_ID_BYTES)
         ]
         self._make_room(max(numbers, default=0))
-        fields = np.split(content[begin:], np.cumsum([8 * count, 4 * count, 4 * count]))
+        lengths = [8 * count, 4 * count, 4 * count, fences_bytes, _padded(fences_bytes) - fences_bytes]
+        fields = np.split(content[begin:], np.cumsum(lengths))
         fences = fields[3].view(np.uint32)
         if fences[0] != 0 or fences[-1] != count or (fences[1:] < fences[:-1]).any():
             return None
@@ -329,12 +342,34 @@ class Index:
             np.array(numbers, np.int64),
             np.frombuffer(listed, "<i8", pack_count + 1, PACK_ID_BYTES * pack_count).astype(np.int64),
             fences,
+            fields[5].view(np.uint64),
             file,
+            file.stat().st_mtime_ns,
         )
 
 
-def _head(count: int, fence_bits: int, pack_ids: list[str], starts: NDArray[np.int64]) -> bytes:
+def _size_class(run: Run) -> int:
+    """Runs of one class are merged with each other, into one of the next."""
+    return max(0, (len(run.head) // SMALLEST_ENTRIES).bit_length() + 1) // 2
+
+
+def _age(run: Run) -> tuple[int, int]:
+    """Sorts the newest first: what is in memory, then small files before large ones."""
+    return -1 if run.file is None else _size_class(run), -run.made_ns
+
+
+def _head(count: int, bits: int, pack_ids: list[str], starts: NDArray[np.int64]) -> bytes:
     listed = b"".join(map(bytes.fromhex, pack_ids)) + starts.astype("<i8").tobytes()
-    checksum = blake3(struct.pack("<QI", count, fence_bits) + listed).digest()
-    head = HEADER.pack(MAGIC, count, len(pack_ids), fence_bits, 0, checksum) + listed
-    return head + bytes(-len(head) % 64)
+    checksum = blake3(struct.pack("<QI", count, bits) + listed).digest()
+    head = HEADER.pack(MAGIC, count, len(pack_ids), bits, 0, checksum) + listed
+    return head + bytes(_padded(len(head)) - len(head))
+
+
+def _padded(length: int) -> int:
+    """The length up to the next cache line."""
+    return length + -length % 64
+
+
+def _write_at(out: BinaryIO, offset: int, array: NDArray[Any]) -> None:
+    out.seek(offset)
+    out.write(np.ascontiguousarray(array).data.cast("B"))

@@ -26,29 +26,30 @@ class Layout:
     digests: Digests
 
 
+Place = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Extents:
     """One segment as neighbours: extent i is the blocks starts[i] to starts[i+1] of the segment.
 
-    They lie one after the other in `frame` of `pack`, from `slot` on; pack `HOLE` is zeros.
+    They lie one after the other in the frame places[i] (pack, frame), from byte begins[i] on; None is zeros.
     """
 
     starts: list[int]
-    pack: list[int]
-    frame: list[int]
-    slot: list[int]
+    places: list[Place | None]
+    begins: list[int]
 
     def between(self, start: int, stop: int) -> tuple[int, int]:
         """Return the first and the last extent that bytes `start` to `stop` of the segment touch."""
         first = bisect_right(self.starts, start // BLOCK_BYTES) - 1
-        return first, max(first, bisect_left(self.starts, -(-stop // BLOCK_BYTES), hi=len(self.pack)) - 1)
+        last = bisect_left(self.starts, -(-stop // BLOCK_BYTES), hi=len(self.places)) - 1
+        return first, max(first, last)
 
-    def frames(self, start: int, stop: int) -> set[tuple[int, int]]:
+    def frames(self, start: int, stop: int) -> set[Place]:
         """Return the (pack, frame) that bytes `start` to `stop` of the segment need."""
         first, last = self.between(start, stop)
-        chosen = slice(first, last + 1)
-        places = set(zip(self.pack[chosen], self.frame[chosen], strict=True))
-        return {place for place in places if place[0] != HOLE}
+        return {place for place in self.places[first : last + 1] if place is not None}
 
 
 class FooterChecksums:

@@ -20,7 +20,7 @@ from opengallery.imagestore.blocks import (
     SEGMENT_BYTES,
 )
 from opengallery.imagestore.errors import CorruptBlock, ImageNotFound, ImageStoreError
-from opengallery.imagestore.layout import Extents, FooterChecksums, neighbours, read_layout
+from opengallery.imagestore.layout import Extents, FooterChecksums, Place, neighbours, read_layout
 from opengallery.imagestore.manifest import HOLE, Manifest, read_manifest
 from opengallery.imagestore.packs import (
     GROUP_FRAMES,
@@ -39,6 +39,8 @@ AHEAD_CACHE_BYTES = 4 * AHEAD_BYTES
 MAX_STREAMS = 64
 # Fewer frames than that are opened here.
 FEW_FRAMES = 6
+# So many have their frames in hand at the same time.
+EXTENTS_AT_ONCE = 1024
 
 
 class ImageReader:
@@ -128,11 +130,11 @@ class _Opened:
             extents = self._extents(segment)
             base = segment * SEGMENT_BYTES
             start = None
-            for i, pack in enumerate(extents.pack):
-                if pack != HOLE and start is None:
-                    start = base + extents.starts[i] * BLOCK_BYTES
-                elif pack == HOLE and start is not None:
-                    yield start, base + extents.starts[i] * BLOCK_BYTES - start
+            for block, place in zip(extents.starts, extents.places, strict=False):
+                if place is not None and start is None:
+                    start = base + block * BLOCK_BYTES
+                elif place is None and start is not None:
+                    yield start, base + block * BLOCK_BYTES - start
                     start = None
             if start is not None:
                 end = min(base + extents.starts[-1] * BLOCK_BYTES, self.manifest.size_bytes)
@@ -170,34 +172,32 @@ class _Opened:
 
     def _read_segment(self, segment: int, start: int, stop: int, pieces: list[bytes | memoryview]) -> None:
         extents = self._extents(segment)
-        starts, packs = extents.starts, extents.pack
         first, last = extents.between(start, stop)
-        for begin in range(first, last + 1, 1024):
-            end = min(begin + 1024, last + 1)
-            frames = self._frames(
-                [(packs[i], extents.frame[i]) for i in range(begin, end) if packs[i] != HOLE]
-            )
-            for i in range(begin, end):
-                extent_start = starts[i] * BLOCK_BYTES
-                low, high = max(start, extent_start), min(stop, starts[i + 1] * BLOCK_BYTES)
-                if packs[i] == HOLE:
-                    pieces.append(bytes(high - low))
+        for begin in range(first, last + 1, EXTENTS_AT_ONCE):
+            chosen = slice(begin, min(begin + EXTENTS_AT_ONCE, last + 1))
+            places, starts = extents.places[chosen], extents.starts[begin : chosen.stop + 1]
+            frames = self._frames(dict.fromkeys(place for place in places if place is not None))
+            contents: dict[Place, bytes | memoryview] = dict(frames)
+            if len(places) > 1:
+                contents = {place: memoryview(content) for place, content in frames.items()}
+            for place, from_byte, low, high in zip(
+                places, extents.begins[chosen], starts[:-1], starts[1:], strict=True
+            ):
+                low_byte, high_byte = low * BLOCK_BYTES, high * BLOCK_BYTES
+                if low_byte < start:
+                    from_byte, low_byte = from_byte + start - low_byte, start
+                length = min(high_byte, stop) - low_byte
+                if place is None:
+                    pieces.append(bytes(length))
                 else:
-                    shift = extents.slot[i] * BLOCK_BYTES - extent_start
-                    content = frames[packs[i], extents.frame[i]]
-                    if first == last:
-                        pieces.append(content[low + shift : high + shift])
-                    else:
-                        pieces.append(memoryview(content)[low + shift : high + shift])
+                    pieces.append(contents[place][from_byte : from_byte + length])
 
-    def _frames(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    def _frames(self, wanted: Iterable[Place]) -> dict[Place, bytes]:
         """Return decompressed frames: those in the cache, those under way, and the others in few reads."""
-        found: dict[tuple[int, int], bytes] = {}
-        missing: list[tuple[int, int]] = []
+        found: dict[Place, bytes] = {}
+        missing: list[Place] = []
         packs, cache = self.manifest.packs, self._cache
         for place in wanted:
-            if place in found:
-                continue
             content = cache.get((*self._scope, packs[place[0]], place[1]))
             if content is None and self._under_way:
                 content = self._arriving(place)
@@ -207,7 +207,7 @@ class _Opened:
                 found[place] = content
         if not missing:
             return found
-        missing = sorted(set(missing))
+        missing.sort()
         if len(missing) > FEW_FRAMES:
             for future in self._open_in_workers(missing):
                 found.update(future.result())
@@ -300,11 +300,12 @@ class _Opened:
             (np.diff(layout.pack) != 0) | (np.diff(frame) != 0) | (~is_hole[1:] & (np.diff(slot) != 1))
         )
         first = np.flatnonzero(is_start)
-        extents = Extents(
-            [*first.tolist(), len(frame)],
-            layout.pack[first].tolist(),
-            frame[first].tolist(),
-            slot[first].tolist(),
-        )
+        # Extents of one frame share its tuple.
+        shared: dict[Place, Place] = {}
+        places = [
+            None if place[0] == HOLE else shared.setdefault(place, place)
+            for place in zip(layout.pack[first].tolist(), frame[first].tolist(), strict=True)
+        ]
+        extents = Extents([*first.tolist(), len(frame)], places, (slot[first] * BLOCK_BYTES).tolist())
         self._cache.put(key, extents, 200 * len(first) + 500)
         return extents

@@ -2,8 +2,9 @@
 
 An image that is changed in place version after version uses less and less of its older frames, but a
 reader has to open each of them as a whole. A put counts what it uses of each frame; when reading the image
-through would open much more than it needs, the blocks of the frames with the least use move into new
-ones. What a version costs is bounded so: at most as much as the frames lose in use.
+through would open clearly more than it needs, the blocks of the frames with the least use move into new ones,
+a few with each version. Waiting until much is lost would cost more: changes here and there wear all frames
+alike, and then none is cheap to leave.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from opengallery.imagestore.packs import Footer
 
 # Blocks that may be opened for a block that is needed; and so much is not worth a thought.
-MAX_OPENED: Final = 1.25
+MAX_OPENED: Final = 1.1
 MIN_WASTE_BLOCKS: Final = 4096
+# A frame stays when more of it is used; and so many blocks may move for each that is new.
+MAX_SHARE: Final = 0.75
+MOVES_A_NEW_BLOCK: Final = 2
 
 
 @dataclass
@@ -50,9 +54,11 @@ class FrameUse:
         waste = opened - int(needed * MAX_OPENED)
         is_gone = np.zeros(len(sizes), bool)
         if waste >= MIN_WASTE_BLOCKS:
-            order = np.argsort(np.where(used > 0, used / sizes, 2.0), kind="stable")
-            saved = np.cumsum((sizes - used)[order] * (used[order] > 0))
-            is_gone[order[: int(np.searchsorted(saved, waste)) + 1]] = True
+            leaving = np.flatnonzero((used > 0) & (used < sizes * MAX_SHARE))
+            leaving = leaving[np.argsort(used[leaving] / sizes[leaving], kind="stable")]
+            is_affordable = np.cumsum(used[leaving]) <= MOVES_A_NEW_BLOCK * own_blocks
+            saved_before = np.cumsum((sizes - used)[leaving]) - (sizes - used)[leaving]
+            is_gone[leaving[is_affordable & (saved_before < waste)]] = True
         ends = np.cumsum([len(use.sizes) for use in self._packs.values()])[:-1]
-        parts = np.split(is_gone & (used > 0), ends)
+        parts = np.split(is_gone, ends)
         return {pack: part for pack, part in zip(self._packs, parts, strict=True) if part.any()}

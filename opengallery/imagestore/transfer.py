@@ -3,6 +3,7 @@
 The pieces are segments of 256 MiB, each safe to do again: blocks that a piece brought before it was
 killed are found in the target's packs. `finish_transfer` writes the manifest last. Both stores have
 the same data key, so a frame whose blocks are all missing is copied as it is, after it was checked.
+What is damaged in the source does not stop the rest: other siblings have only that left to bring.
 """
 
 from collections import deque
@@ -88,7 +89,8 @@ def transfer_segment(
 
     In it `data_bytes` grows from what was there already to the data of the segment.
 
-    Raises `ImageNotFound`, `CorruptBlock` (of the source: take another sibling), `StoreUnavailable`.
+    Raises `ImageNotFound`, `StoreUnavailable`, and `CorruptBlock` of the source when everything that is good
+    there was brought: take another sibling for the rest.
     """
     _check_keys(source, target)
     manifest = source.manifest(image_id)
@@ -178,12 +180,15 @@ def _move(
             progress(moved)
         if len(missing) > FEW_FRAMES:
             writer.pool.expect_much()
-        with closing(_opened(source, footers, missing)) as groups:
+        damage: list[CorruptBlock] = []
+        with closing(_opened(source, footers, missing, damage)) as groups:
             for group in groups:
                 moved += _write(writer, group, missing)
                 if progress is not None:
                     progress(replace(moved, stored_bytes=writer.stored_bytes))
         writer.close()
+        if damage:
+            raise damage[0]
         return replace(moved, stored_bytes=writer.stored_bytes)
 
 
@@ -199,12 +204,24 @@ class _Group:
 
 
 def _opened(
-    source: ImageStore, footers: FooterChecksums, missing: dict[tuple[int, int], list[int]]
+    source: ImageStore,
+    footers: FooterChecksums,
+    missing: dict[tuple[int, int], list[int]],
+    damage: list[CorruptBlock],
 ) -> Generator[_Group, None, None]:
-    """Yield the frames that are needed, with the next ones under way in workers."""
+    """Yield the frames that are needed, with the next ones under way in workers; add what is bad to `damage`."""
     pool = workers()
 
-    def load(worker: Worker, pack: int, frames: list[int], is_whole: bool) -> _Group:
+    def load(worker: Worker, pack: int, frames: list[int], is_whole: bool) -> list[_Group]:
+        try:
+            return [open_group(worker, pack, frames, is_whole)]
+        except CorruptBlock as error:
+            if len(frames) == 1:
+                damage.append(error)
+                return []
+        return [group for frame in frames for group in load(worker, pack, [frame], is_whole)]
+
+    def open_group(worker: Worker, pack: int, frames: list[int], is_whole: bool) -> _Group:
         footer = footers.footer(pack)
         found = read_frames(source, footer, frames[0], frames[-1])
         sealed = {frame: found[frame - frames[0]] for frame in frames}
@@ -213,7 +230,7 @@ def _opened(
         )
         return _Group(pack, footer, is_whole, sealed, dict(zip(frames, opened, strict=not is_whole)))
 
-    pending: deque[Future[_Group]] = deque()
+    pending: deque[Future[list[_Group]]] = deque()
     try:
         # Whole frames first, so that they do not cut the others' blocks into small frames.
         for is_whole in (True, False):
@@ -227,9 +244,9 @@ def _opened(
                     frames = neighbouring[first : first + GROUP_FRAMES]
                     pending.append(pool.submit(load, pack, frames, is_whole))
                     if len(pending) > GROUPS_AHEAD:
-                        yield pending.popleft().result()
+                        yield from pending.popleft().result()
         while pending:
-            yield pending.popleft().result()
+            yield from pending.popleft().result()
     finally:
         for future in pending:
             future.cancel()

@@ -23,7 +23,7 @@ from opengallery.imagestore.manifest import HOLE, Manifest
 from opengallery.imagestore.packs import open_frame, read_frames
 from opengallery.imagestore.repack import copy_live
 from opengallery.imagestore.store import ImageStore
-from opengallery.imagestore.transfer import Moved, transfer
+from opengallery.imagestore.transfer import Moved, finish_transfer, segments, transfer_segment
 from opengallery.imagestore.usage import survey
 
 
@@ -95,17 +95,23 @@ def verify_segment(
 
 
 def repair(store: ImageStore, image_id: str, siblings: Iterable[ImageStore]) -> Moved:
-    """Bring the blocks of quarantined packs from the first sibling that can, and write a new manifest.
+    """Bring the blocks of quarantined packs from the siblings, and write a new manifest.
 
-    What can still be read of these packs is copied here; only the rest moves. Raises the last
-    sibling's error when none can.
+    What can still be read of these packs is copied here; only the rest moves, from each sibling what is
+    good there, until nothing is missing. Raises the last sibling's error when that is never so.
     """
     failure: ImageStoreError | None = None
+    moved = Moved()
     with suppress(CorruptBlock, ImageNotFound, StoreUnavailable):
         salvage(store, image_id)
     for sibling in siblings:
         try:
-            return transfer(sibling, store, image_id)
+            for segment in range(segments(sibling, image_id)):
+                try:
+                    moved += transfer_segment(sibling, store, image_id, segment)
+                except CorruptBlock as error:
+                    failure = error
+            return moved + finish_transfer(sibling, store, image_id)
         except ImageStoreError as error:
             failure = error
     raise failure or ValueError("repair needs a sibling")

@@ -415,8 +415,3 @@ def test_deleting_a_group_deletes_what_is_in_it(shell: Shell) -> None:
     )  # fmt: skip
     shell.az("group", "delete", "-n", "other", "--yes")
     assert shell.az("sig", "list") == []
-
-
-def test_the_server_ends_cleanly(server: Server) -> None:
-    assert server.stop() == 0
-    assert server.children() == []

@@ -8,6 +8,7 @@ import pytest
 from opengallery.arm import access
 
 from ..providers.conftest import Api
+from ..providers.images import full_disk
 from .conftest import Newcomer
 from .galleries import COMPUTE, REGION, definition_body, full_id, gallery
 
@@ -107,3 +108,17 @@ def test_a_linked_resource_has_to_be_readable(api: Api, newcomer: Newcomer) -> N
         nic = f"{mine}/providers/Microsoft.Network/networkInterfaces/n"
         assert worker.refused("PUT", nic, body)[:2] == (403, "LinkedAuthorizationFailed")
         assert api.ask("GET", nic).status_code == 404
+
+
+def test_a_disk_is_copied_only_by_those_who_may_export_it(api: Api, newcomer: Newcomer) -> None:
+    group, own = api.group("disks"), api.group("own")
+    source = full_disk(api, group, "source", 4)
+    data = {"createOption": "Copy", "sourceResourceId": full_id(api, source)}
+    body = {"location": REGION, "properties": {"creationData": data}}
+    contributor = (access.CONTRIBUTOR, full_id(api, own))
+    reader = newcomer(contributor, (access.READER, full_id(api, source)))
+    status, code, message = reader.refused("PUT", f"{own}/{COMPUTE}/disks/copy", body)
+    assert (status, code) == (403, "LinkedAuthorizationFailed")
+    assert "Microsoft.Compute/disks/beginGetAccess/action" in message
+    owner = newcomer(contributor, (access.CONTRIBUTOR, full_id(api, source)))
+    owner.put(f"{own}/{COMPUTE}/disks/copy", body)

@@ -40,8 +40,9 @@ sig image-version list|sig image-version show|sig image-version update|sig image
 sig show|sig update|snapshot create|snapshot delete|snapshot list|snapshot show|store collect|store stats
 store verify|vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
 vm get-instance-view
-vm list|vm show|vm start|vm stop|vmss create|vmss delete|vmss delete-instances|vmss list
-vmss list-instances|vmss scale|vmss show
+vm list|vm show|vm start|vm stop|vmss create|vmss deallocate|vmss delete|vmss delete-instances|vmss list
+vmss list-instances|vmss reimage|vmss restart|vmss scale|vmss show|vmss start|vmss stop
+vmss update-instances
 """
 
 

@@ -212,7 +212,32 @@ def test_scale_and_delete_instances_send_what_az_sends(arm: StandIn, gallery: Ga
     gallery("vmss", "delete-instances", "-g", "rg", "-n", "s", "--instance-ids", "0", "3")
     assert arm.calls("POST", "/s/delete$")[-1].json == {"instanceIds": ["0", "3"]}
     arm.add(f"{path}/virtualMachines/0", {"instanceId": "0"})
-    assert len(gallery("vmss", "list-instances", "-g", "rg", "-n", "s").json) == 1
+    listing = ("vmss", "list-instances", "-g", "rg", "-n", "s")
+    assert len(gallery(*listing).json) == 1
+    gallery(*listing, "--expand", "instanceView")
+    assert arm.calls("GET", "/s/virtualMachines$")[-1].query["$expand"] == "instanceView"
+
+
+@pytest.mark.parametrize(
+    ("word", "action"),
+    [
+        ("start", "start"),
+        ("stop", "powerOff"),
+        ("restart", "restart"),
+        ("deallocate", "deallocate"),
+        ("reimage", "reimage"),
+        ("update-instances", "manualUpgrade"),
+    ],
+)
+def test_an_action_goes_to_the_instances_that_are_named(
+    arm: StandIn, gallery: Gallery, word: str, action: str
+) -> None:
+    arm.add(f"{COMPUTE}/virtualMachineScaleSets/s", {"location": "westus"})
+    assert gallery("vmss", word, "-g", "rg", "-n", "s", "--instance-ids", "1").code == 0
+    assert arm.calls("POST", f"/s/{action}$")[-1].json == {"instanceIds": ["1"]}
+    if word != "update-instances":
+        assert gallery("vmss", word, "-g", "rg", "-n", "s").code == 0
+        assert arm.calls("POST", f"/s/{action}$")[-1].json == {"instanceIds": ["*"]}
 
 
 def test_a_table_of_machines_has_their_power_state_where_it_was_asked_for(

@@ -133,3 +133,23 @@ def test_digests_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     for _ in range(2):
         assert (index.lookup(same) & 0xFFFFFFFF).tolist() == list(range(300))
         index.flush()
+
+
+def test_a_block_that_was_written_anew_is_found_where_it_lies_now(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    moved = digests(40_000, 1)
+    for number in range(30):
+        index.add(f"{number:064x}", digests(40_000, number + 100))
+    index.add("a" * 64, moved)
+    index.flush()
+    old = index.lookup(moved)
+    index.add("b" * 64, moved[:100])
+    index.flush()
+    listed = [*(f"{number:064x}" for number in range(30)), "a" * 64, "b" * 64]
+    again = Index(tmp_path)
+    again.refresh(again.begin_refresh(), listed, set(), lambda _: None)
+    for opened in (index, again):
+        places = opened.lookup(moved)
+        assert {opened.pack_id(number) for number in (places[:100] >> 32).tolist()} == {"b" * 64}
+        assert {opened.pack_id(number) for number in (places[100:] >> 32).tolist()} == {"a" * 64}
+        assert (places[100:] & 0xFFFFFFFF == old[100:] & 0xFFFFFFFF).all()

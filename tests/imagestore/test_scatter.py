@@ -93,4 +93,9 @@ def test_the_frames_with_the_least_use_go_first(monkeypatch: pytest.MonkeyPatch)
     use = FrameUse()
     # Frame 0 is used by one block, frame 1 by a quarter, the others whole; frame 9 not at all.
     use.count(7, footer, np.concatenate(([5], np.arange(32, 36), np.arange(64, 288))))
-    assert {pack: np.flatnonzero(gone).tolist() for pack, gone in use.scattered(0).items()} == {7: [0]}
+
+    def gone(own_blocks: int) -> dict[int, list[int]]:
+        return {pack: np.flatnonzero(part).tolist() for pack, part in use.scattered(own_blocks).items()}
+
+    # What moves is bounded by what is new: twice as much.
+    assert [gone(own_blocks) for own_blocks in (0, 1, 3)] == [{}, {7: [0]}, {7: [0, 1]}]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,3 +224,25 @@ def test_a_small_cache_stays_within_its_bound() -> None:
     assert cache.get(1) is None
     cache.put(99, b"", 2000)
     assert cache.used_bytes == 0
+
+
+def test_siblings_that_are_damaged_each_in_its_own_place_repair_each_other(
+    make_store: Callable[..., ImageStore], tmp_path: Path
+) -> None:
+    content = random.Random(7).randbytes(3 * 32 * BLOCK_BYTES)
+    stores = [make_store(name) for name in ("first-01", "second-01", "third-01")]
+    image_id = stores[0].put(image(content)).image_id
+    for sibling in stores[1:]:
+        transfer(stores[0], sibling, image_id)
+    # Each of the three frames is good in one store only.
+    for number, name in enumerate(("first-01", "second-01", "third-01")):
+        (pack,) = (tmp_path / name).rglob("packs/*/*")
+        damaged = bytearray(pack.read_bytes())
+        for frame in {0, 1, 2} - {number}:
+            damaged[int((frame + 0.5) / 3 * len(content) * 0.98)] ^= 1
+        pack.chmod(0o600)
+        pack.write_bytes(damaged)
+        assert not verify(stores[number], image_id).is_good
+    repair(stores[0], image_id, stores[1:])
+    assert verify(stores[0], image_id).is_good
+    assert stores[0].open(image_id).read(0, len(content)) == content

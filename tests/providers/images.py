@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from opengallery.replication import placement
+
 from .conftest import Api
 from .vhds import UPLOAD_BYTES, fixed_vhd
 
@@ -173,7 +175,7 @@ def machine_body(api: Api, image: str, location: str = REGION, **profile: Any) -
 
 
 def scale_set_body(
-    api: Api, image: str, capacity: int, location: str = REGION, **profile: Any
+    api: Api, image: str, capacity: int, location: str = REGION, mode: str = "Flexible", **profile: Any
 ) -> dict[str, Any]:
     """The scale set that `az vmss create` puts into its template, without a network."""
     machine = machine_body(api, image, location, computerName=None, **profile)["properties"]
@@ -181,10 +183,37 @@ def scale_set_body(
         "location": location,
         "sku": {"name": "Standard_D2s_v5", "capacity": capacity},
         "properties": {
-            "orchestrationMode": "Flexible",
+            "orchestrationMode": mode,
+            "upgradePolicy": {"mode": "manual"},
             "virtualMachineProfile": {
                 "storageProfile": machine["storageProfile"],
                 "osProfile": machine["osProfile"],
             },
         },
     }
+
+
+def instances(api: Api, scale_set: str) -> list[dict[str, Any]]:
+    """All instances of a scale set, page by page as az reads them."""
+    found, page = [], api.get(f"{scale_set}/virtualMachines")
+    while True:
+        found += page["value"]
+        if "nextLink" not in page:
+            return found
+        page = api.get(page["nextLink"].split("testserver")[1])
+
+
+def instance_ids(api: Api, scale_set: str) -> list[str]:
+    """The ids of all instances."""
+    return [str(found["instanceId"]) for found in instances(api, scale_set)]
+
+
+def told(api: Api, version: str) -> list[int]:
+    """How many machines were told to read each store first, in order."""
+    with api.services.database.read() as connection:
+        return sorted(placement.readers_per_store(connection, id_of(api, version).lower()).values())
+
+
+def scale_set_in(group: str, name: str = "set") -> str:
+    """The path of a scale set of the group."""
+    return f"{group}/{COMPUTE}/virtualMachineScaleSets/{name}"

@@ -6,12 +6,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from opengallery.imagestore import CorruptBlock, ImageReader
 from opengallery.imagestore.vhd import FIXED, read_vhd_footer
+from opengallery.replication import workflows
 
 from .conftest import Api
 from .files import FileServer
@@ -140,6 +143,23 @@ def test_damage_is_never_served(api: Api, path: str) -> None:
         for pack, content in kept.items():
             pack.parent.mkdir(exist_ok=True)
             pack.write_bytes(content)
+
+
+def test_a_replica_whose_layout_cannot_be_read_is_repaired(
+    api: Api, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(reader: ImageReader) -> Any:
+        raise CorruptBlock(f"{REGION}-01", "0" * 64, "", "its trailer is damaged")
+
+    started: list[Any] = []
+    monkeypatch.setattr(ImageReader, "extents", unreadable)
+    monkeypatch.setattr(
+        "opengallery.providers.compute.disk_downloads.DBOS",
+        SimpleNamespace(start_workflow=lambda *work: started.append(work)),
+    )
+    sas = api.act(f"{path}/beginGetAccess", READ)["accessSAS"]
+    assert api.client.get(f"{sas}&comp=pagelist").status_code == 503
+    assert [(work, store) for work, store, *_ in started] == [(workflows.repair, f"{REGION}-01")]
 
 
 @pytest.mark.parametrize("suffix", ["qcow2", "vhdx", "img"])

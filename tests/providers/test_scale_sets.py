@@ -1,6 +1,8 @@
 """Scale sets: created, scaled, thinned out, deleted; their machines spread over the replicas."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,10 +10,21 @@ import pytest
 from sqlalchemy import select
 
 from opengallery.arm.resources import resources
-from opengallery.replication import placement
 
 from .conftest import Api
-from .images import COMPUTE, REGION, definition, id_of, managed_image, scale_set_body, version_body
+from .images import (
+    COMPUTE,
+    REGION,
+    definition,
+    id_of,
+    instance_ids,
+    instances,
+    managed_image,
+    scale_set_body,
+    scale_set_in,
+    told,
+    version_body,
+)
 
 SECRET = "Sesame-open-0815"
 
@@ -27,22 +40,11 @@ def version(server: Api) -> Iterator[str]:
     server.delete(group)
 
 
-def instances(api: Api, scale_set: str) -> list[str]:
-    """The instance ids."""
-    return [found["instanceId"] for found in api.get(f"{scale_set}/virtualMachines")["value"]]
-
-
-def told(api: Api, version: str) -> list[int]:
-    """How many machines were told to read each store, in order."""
-    with api.services.database.read() as connection:
-        return sorted(placement.readers_per_store(connection, id_of(api, version).lower()).values())
-
-
 def test_ten_machines_spread_over_three_replicas(api: Api, version: str) -> None:
     group = api.group("spread")
     scale_set = f"{group}/{COMPUTE}/virtualMachineScaleSets/myScaleSet"
     api.put(scale_set, scale_set_body(api, version, 10))
-    names = instances(api, scale_set)
+    names = instance_ids(api, scale_set)
     assert len(set(names)) == 10
     assert told(api, version) == [3, 3, 4]
     for name in names:
@@ -52,7 +54,7 @@ def test_ten_machines_spread_over_three_replicas(api: Api, version: str) -> None
 
     gone = names[:3]
     api.act(f"{scale_set}/delete", {"instanceIds": gone})
-    assert set(instances(api, scale_set)) == set(names[3:])
+    assert set(instance_ids(api, scale_set)) == set(names[3:])
     assert api.get(scale_set)["sku"]["capacity"] == 7
 
     smaller = {"location": REGION, "sku": {"name": "Standard_D2s_v5", "capacity": 2}}
@@ -64,7 +66,10 @@ def test_ten_machines_spread_over_three_replicas(api: Api, version: str) -> None
     counts = told(api, version)
     assert sum(counts) == 4
     view = api.get(f"{scale_set}/instanceView")
-    assert view["virtualMachine"]["statusesSummary"] == [{"code": "PowerState/running", "count": 4}]
+    assert view["virtualMachine"]["statusesSummary"] == [
+        {"code": "PowerState/running", "count": 4},
+        {"code": "ProvisioningState/succeeded", "count": 4},
+    ]
 
     api.delete(scale_set)
     assert api.ask("GET", scale_set).status_code == 404
@@ -107,7 +112,8 @@ def test_an_impossible_scale_set_is_refused(api: Api, version: str) -> None:
     def with_profile(**changes: Any) -> Any:
         return {"orchestrationMode": "Flexible", "virtualMachineProfile": {**profile, **changes}}
 
-    assert refused(properties={**good["properties"], "orchestrationMode": "Uniform"}) == 400
+    for policy in ({"mode": "Sometimes"}, {"rollingUpgradePolicy": {"pauseTimeBetweenBatches": "5 min"}}):
+        assert refused(properties={**good["properties"], "upgradePolicy": policy}) == 400
     assert refused(properties=with_profile(osProfile={"adminUsername": "me"})) == 400
     assert (
         refused(properties=with_profile(osProfile={**profile["osProfile"], "linuxConfiguration": "x"})) == 400
@@ -143,3 +149,67 @@ def test_a_set_deleted_while_it_is_created_leaves_no_machine(api: Api, version: 
     assert api.operation(creating)["status"] == "Canceled"
     assert api.get(f"{group}/{COMPUTE}/virtualMachines")["value"] == []
     assert told(api, version) == []
+
+
+def test_no_more_machines_start_at_once_than_the_settings_say(
+    api: Api, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hypervisor = type(api.services.hypervisor)
+    start, lock, counts = hypervisor.start, threading.Lock(), [0]
+
+    def counted(self: Any, *arguments: Any) -> None:
+        with lock:
+            counts.append(counts[-1] + 1)
+        try:
+            start(self, *arguments)
+        finally:
+            with lock:
+                counts.append(counts[-1] - 1)
+
+    monkeypatch.setattr(hypervisor, "start", counted)
+    scale_set = scale_set_in(api.group("bounded"))
+    api.put(scale_set, scale_set_body(api, version, 6))
+    assert max(counts) == api.services.settings.machines.starts_at_once
+    assert counts[-1] == 0
+
+
+@pytest.mark.parametrize("mode", ["Flexible", "Uniform"])
+def test_an_instance_that_is_worked_on_can_only_be_deleted(
+    api: Api, version: str, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    hypervisor = type(api.services.hypervisor)
+    start, may_start = hypervisor.start, threading.Event()
+
+    def late(self: Any, *arguments: Any) -> None:
+        assert may_start.wait(60)
+        start(self, *arguments)
+
+    monkeypatch.setattr(hypervisor, "start", late)
+    scale_set = scale_set_in(api.group("held"))
+    creating = api.ask("PUT", scale_set, scale_set_body(api, version, 1, mode=mode))
+    while not (found := instances(api, scale_set)):
+        time.sleep(0.05)
+    instance = f"{scale_set}/virtualMachines/{found[0]['instanceId']}"
+    assert api.refused("POST", f"{instance}/deallocate")[:2] == (409, "Conflict")
+    deleting = api.ask("DELETE", instance)
+    if mode == "Flexible":
+        api.finish(deleting)
+    may_start.set()
+    api.finish(deleting)
+    api.operation(creating)
+    assert instances(api, scale_set) == []
+    assert api.services.hypervisor.state(found[0]["properties"]["vmId"]) == "absent"
+    assert told(api, version) == []
+
+
+def test_a_list_of_instances_comes_in_pages(api: Api, version: str) -> None:
+    scale_set = scale_set_in(api.group("pages"))
+    api.put(scale_set, scale_set_body(api, version, 12, mode="Uniform"))
+    first = api.get(f"{scale_set}/virtualMachines")
+    assert [one["instanceId"] for one in first["value"]] == ["0", "1", "2", "3", "4"]
+    assert "instanceView" not in first["value"][0]["properties"]
+    assert instance_ids(api, scale_set) == [str(number) for number in range(12)]
+    viewed = api.get(f"{scale_set}/virtualMachines?$expand=instanceView&$top=2")
+    assert len(viewed["value"]) == 2
+    assert viewed["value"][1]["properties"]["instanceView"]["statuses"][1]["code"] == "PowerState/running"
+    assert api.refused("GET", f"{scale_set}/virtualMachines?$skiptoken=x")[0] == 400

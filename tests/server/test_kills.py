@@ -28,6 +28,7 @@ from .publishing import (
 from .serving import Gallery, until
 
 KILLS = 5
+NETWORK = "providers/Microsoft.Network"
 
 
 def replicas(gallery: Gallery, version: str) -> Any:
@@ -146,13 +147,17 @@ def test_an_upload_and_an_image_are_taken_in_after_a_kill(gallery: Gallery, tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_scale_set_has_its_number_of_machines_after_kills(gallery: Gallery, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["Flexible", "Uniform"])
+def test_a_scale_set_has_its_number_of_machines_after_kills(
+    gallery: Gallery, tmp_path: Path, mode: str
+) -> None:
     parent = definition(gallery)
     image = upload(gallery, random_image(tmp_path / "small.raw", 24, 1), "small")
     version = f"{parent}/versions/1.0.0"
     gallery.put(version, version_body(gallery, image, westcentralus=2))
     scale_set = f"{GROUP}/{COMPUTE}/virtualMachineScaleSets/set"
-    properties = {"orchestrationMode": "Flexible", "virtualMachineProfile": machine_profile(gallery, version)}
+    profile = {**machine_profile(gallery, version), "networkProfile": network_profile(gallery)}
+    properties = {"orchestrationMode": mode, "virtualMachineProfile": profile}
     body = {
         "location": "westcentralus",
         "sku": {"name": "Standard_D2s_v5", "capacity": 5},
@@ -168,14 +173,30 @@ def test_a_scale_set_has_its_number_of_machines_after_kills(gallery: Gallery, tm
     assert operation["status"] == "Succeeded", operation
     names = [found["instanceId"] for found in gallery.get(f"{scale_set}/virtualMachines")["value"]]
     assert len(names) == 5
-    machines = [f"{GROUP}/{COMPUTE}/virtualMachines/{name}" for name in names]
+    machines = [f"{scale_set}/virtualMachines/{name}" for name in names]
     until(lambda: all(gallery.power(machine) == "running" for machine in machines), 30)
     folders = sorted(path.name for path in (gallery.data / "machines").iterdir())
     assert folders == sorted(gallery.get(machine)["properties"]["vmId"] for machine in machines)
     spread = sorted(replica["vms"] for replica in replicas(gallery, version))
     assert spread == [2, 3]
+    interfaces = gallery.get(f"{GROUP}/{NETWORK}/networkInterfaces")["value"]
+    addresses = [one["properties"]["ipConfigurations"][0]["properties"] for one in interfaces]
+    assert len({address["privateIPAddress"] for address in addresses}) == len(addresses) == 5
+    holders = {one["properties"]["virtualMachine"]["id"] for one in interfaces}
+    assert holders == {gallery.get(machine)["id"] for machine in machines}
     assert gallery.terminate() == 0
     assert gallery.pids() == []
+
+
+def network_profile(gallery: Gallery) -> Any:
+    """One interface for each machine, in a network that is made."""
+    network = f"{GROUP}/{NETWORK}/virtualNetworks/network"
+    subnet = {"name": "subnet", "properties": {"addressPrefix": "10.0.0.0/24"}}
+    properties = {"addressSpace": {"addressPrefixes": ["10.0.0.0/16"]}, "subnets": [subnet]}
+    gallery.put(network, {"location": "westcentralus", "properties": properties})
+    address = {"name": "ip", "properties": {"subnet": {"id": f"{id_of(gallery, network)}/subnets/subnet"}}}
+    interface = {"primary": True, "ipConfigurations": [address]}
+    return {"networkInterfaceConfigurations": [{"name": "nic", "properties": interface}]}
 
 
 @pytest.mark.slow

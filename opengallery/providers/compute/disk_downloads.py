@@ -11,10 +11,11 @@ import hashlib
 import hmac
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import structlog
@@ -43,6 +44,7 @@ READERS = 16
 GAP_BYTES = 64 << 10
 
 log = structlog.get_logger()
+Answer = TypeVar("Answer")
 
 
 def download_url(base_url: str, download_id: str, key: str, until: datetime) -> str:
@@ -156,9 +158,16 @@ class DownloadEndpoint:
         return b"".join(pieces)
 
     def _read_image(self, disk: _Disk, offset: int, length: int) -> bytes:
+        return self._ask(disk, lambda reader: reader.read(offset, length))
+
+    def _extents(self, disk: _Disk) -> list[tuple[int, int]]:
+        return self._ask(disk, lambda reader: list(reader.extents()))
+
+    def _ask(self, disk: _Disk, question: Callable[[ImageReader], Answer]) -> Answer:
+        """Ask the replicas, one after the other, until one can answer; have those repaired that are bad."""
         for replica in disk.replicas:
             try:
-                return self._reader(replica).read(offset, length)
+                return question(self._reader(replica))
             except (CorruptBlock, ImageNotFound) as error:
                 log.warning("a download met a bad replica", store=replica.store, reason=str(error))
                 DBOS.start_workflow(workflows.repair, replica.store, replica.tenant_id, replica.image_id)
@@ -204,14 +213,6 @@ class DownloadEndpoint:
                 start = offset
             end = stop
         yield start, end
-
-    def _extents(self, disk: _Disk) -> list[tuple[int, int]]:
-        for replica in disk.replicas:
-            try:
-                return list(self._reader(replica).extents())
-            except ImageStoreError as error:
-                log.warning("a download can't read a layout", store=replica.store, reason=str(error))
-        raise BlobError(503, "ServerBusy", "No replica can be read now. Try again soon.")
 
     def _authorized(self, request: Request) -> _Disk:
         """The disk, if the signature allows it. Raises 403 for every other case alike."""

@@ -111,6 +111,9 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
                 where, f"createOption {data['createOption']} needs a source. Give --source ID."
             )
         source = call.linked(text, where, sources.DISK, sources.SNAPSHOT, _VERSION)
+        if source.id.type in (sources.DISK, sources.SNAPSHOT):
+            # A copy gives its owner the bytes: that takes the right to export them, as on Azure.
+            call.linked(text, where, source.id.type, action="beginGetAccess/action")
         sources.describe_copy(call, new, source, where)
         return
     size = data.get("uploadSizeBytes")
@@ -119,7 +122,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         raise invalid_parameter(
             f"{where}.uploadSizeBytes",
             f"uploadSizeBytes is {size}. Give the size of the fixed VHD with its footer of 512 bytes: whole MiB plus "
-            f"512, from {UPLOAD_MIN_BYTES} to {limit} bytes.",
+            f"512, from {UPLOAD_MIN_BYTES} to {limit} bytes (images.max_size_bytes of the server's settings, and 512).",
         )
     new.private = {"uploadId": str(uuid.uuid4()), "uploadSizeBytes": size}
     new.properties["diskSizeGB"] = max(1, -(-size // 1024**3))

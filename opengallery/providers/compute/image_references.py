@@ -30,6 +30,11 @@ class ReferredImage:
 
 def refer(call: Call, reference: dict[str, Any], location: str) -> ReferredImage:
     """Find the image. Raises 400, 403 or 404 as Azure does; 404 `GalleryImageNotFound` for another region."""
+    known = ("image", reference.get("id"), location)
+    return call.once(known, lambda: _find(call, reference, location))
+
+
+def _find(call: Call, reference: dict[str, Any], location: str) -> ReferredImage:
     text = reference.get("id")
     if not text:
         raise invalid_parameter(
@@ -66,11 +71,11 @@ def refer(call: Call, reference: dict[str, Any], location: str) -> ReferredImage
 
 
 def _latest(call: Call, definition: Resource, location: str) -> Resource:
-    """The highest published version that is not excluded from latest and has a replica in the region."""
+    """The highest version that is published, not excluded from latest, and has a replica in the region."""
     candidates = [
         version
         for version in resources.children(call.connection, definition.id, image_versions.RESOURCE_TYPE.type)
-        if version.state not in UNPUBLISHED
+        if image_versions.is_published(version)
         and not image_versions.is_excluded_from_latest(version, location)
         and replicas.complete(call.connection, version.key, location)
     ]

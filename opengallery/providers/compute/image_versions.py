@@ -14,7 +14,7 @@ from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Action, Pattern, Properties, ResourceType
-from opengallery.arm.resources import SUCCEEDED, Resource
+from opengallery.arm.resources import SUCCEEDED, UPDATING, Resource
 from opengallery.database import now
 from opengallery.providers.compute import GALLERY_VERSIONS, sources
 from opengallery.providers.compute.dates import normalize_date
@@ -142,6 +142,12 @@ def targets(version: Resource) -> list[workflows.Target]:
         }
         for target in profile["targetRegions"]
     ]
+
+
+def is_published(version: Resource) -> bool:
+    """Whether `latest` may mean the version: it is `Succeeded`, or was and its target regions are being changed."""
+    described = version.properties["storageProfile"].get("osDiskImage", {})
+    return version.state == SUCCEEDED or (version.state == UPDATING and "sizeInGB" in described)
 
 
 def is_excluded_from_latest(version: Resource, region: str) -> bool:

@@ -8,6 +8,7 @@ import uuid
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
+from sqlalchemy import Connection
 
 from opengallery.arm import resources
 from opengallery.arm.call import Call
@@ -133,9 +134,14 @@ def data_disks(machine: Resource) -> tuple[DataDisk, ...]:
 
 def forget(work: Work, machine: Resource) -> None:
     """Delete the resources of the machine's disks: the machine is gone."""
-    profile = machine.properties["storageProfile"]
     with work.services.database.write() as connection:
-        for disk in (profile["osDisk"], *profile.get("dataDisks", [])):
-            found = resources.get(connection, disk.get("managedDisk", {}).get("id", ""))
-            if found is not None and found.private.get("machine") == machine.key:
-                resources.forget(connection, found.key)
+        forget_rows(connection, machine)
+
+
+def forget_rows(connection: Connection, machine: Resource) -> None:
+    """The same in a transaction that is open already."""
+    profile = machine.properties["storageProfile"]
+    for disk in (profile["osDisk"], *profile.get("dataDisks", [])):
+        found = resources.get(connection, disk.get("managedDisk", {}).get("id", ""))
+        if found is not None and found.private.get("machine") == machine.key:
+            resources.forget(connection, found.key)

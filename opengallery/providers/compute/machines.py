@@ -27,6 +27,8 @@ from opengallery.replication import placement
 from opengallery.replication.workflows import sweep
 
 TYPE = "Microsoft.Compute/virtualMachines"
+INSTANCE_TYPE = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines"
+TYPES = (TYPE, INSTANCE_TYPE)
 RUNNING = "running"
 _COOKIE_LIFE = timedelta(days=365)
 _RESUME_INTERVAL_S = 3
@@ -40,11 +42,14 @@ def machine_id(machine: Resource) -> str:
     return str(machine.properties["vmId"])
 
 
-def choose_replica(services: Services, machine: Resource) -> None:
-    """Tell the machine which replica to read: the one in its region that the fewest machines read."""
+def choose_replica(services: Services, machine: Resource) -> placement.ReadPlan:
+    """Tell the machine which replica to read: the one in its region that the fewest machines read.
+
+    Asked again, it says the same. Raises 404 when there is none.
+    """
     with services.database.write() as connection:
         try:
-            placement.choose_reader(
+            return placement.choose_reader(
                 connection, machine.key, machine.private["image"]["owner"], machine.location or ""
             )
         except placement.NoReplicaInRegion as error:
@@ -93,10 +98,7 @@ def start(services: Services, machine: Resource) -> None:
 
     Raises 409 when no replica answers.
     """
-    with services.database.write() as connection:
-        plan = placement.choose_reader(
-            connection, machine.key, machine.private["image"]["owner"], machine.location or ""
-        )
+    plan = choose_replica(services, machine)
     servers, region, name = services.replica_servers, machine.location or "", machine_id(machine)
     until = now() + _COOKIE_LIFE
     replicas = [
@@ -151,11 +153,11 @@ def resume_paused(services: Services) -> None:
 
 
 def started(services: Services) -> Iterator[Resource]:
-    """The virtual machines that were started and not stopped."""
+    """The machines that were started and not stopped."""
     after = ""
     while True:
         with services.database.read() as connection:
-            found = resources.page(connection, (TYPE,), ResourceId(), after, _PAGE)
+            found = resources.page(connection, TYPES, ResourceId(), after, _PAGE)
         yield from (machine for machine in found if machine.private.get("power") == RUNNING)
         if len(found) < _PAGE:
             return

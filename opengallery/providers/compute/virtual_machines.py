@@ -90,7 +90,8 @@ class MachineProperties(Properties):
     virtual_machine_scale_set: Reference | None = None
 
 
-def _check(call: Call, new: Resource, old: Resource | None) -> None:
+def check(call: Call, new: Resource, old: Resource | None) -> None:
+    """The rules of a machine, an instance of a scale set too; a new one is told its image."""
     properties = new.properties
     find_size(properties["hardwareProfile"]["vmSize"])
     if old is None:
@@ -137,6 +138,7 @@ def _take_over_secrets(call: Call, new: Resource) -> None:
     if scale_set is not None:
         found = call.linked(scale_set["id"], "properties.virtualMachineScaleSet.id", _SCALE_SET)
         call.authorize(f"{_SCALE_SET}/write", found.id)
+        scale_set["id"] = str(found.id)
         new.private |= {name: value for name, value in found.private.items() if name in SECRETS}
 
 
@@ -316,7 +318,7 @@ RESOURCE_TYPE = ResourceType(
         }
     ),
     read_only=frozenset({"vmId", "timeCreated", "instanceView"}),
-    check=_check,
+    check=check,
     fulfil=_create,
     remove=_remove,
     view=_view,

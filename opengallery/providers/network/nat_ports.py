@@ -131,25 +131,31 @@ def assign_one(call: Call, nic: Resource, nat: NatRange) -> None:
     if nat.port_of(nic) is not None:
         return
     call.lock(nat.id.key)
-    column = resources.c.private["natPorts"][nat.place].as_integer()
-    taken = set(
-        call.connection.scalars(select(column).where(resources.c.type == NIC.lower(), column.is_not(None)))
-    )
+    taken = call.once(("NAT ports", nat.place), lambda: _taken(call, nat))
     free = next((port for port in nat.ports if port not in taken), None)
     if free is None:
         log.warning("no NAT port is left: widen the range", range=str(nat.id), interface=str(nic.id))
         return
+    taken.add(free)
     nic.private = {**nic.private, "natPorts": {**nic.private.get("natPorts", {}), nat.place: free}}
 
 
+def _taken(call: Call, nat: NatRange) -> set[int]:
+    """The ports of a range that interfaces have."""
+    column = resources.c.private["natPorts"][nat.place].as_integer()
+    query = select(column).where(resources.c.type == NIC.lower(), column.is_not(None))
+    return set(call.connection.scalars(query))
+
+
 def behind(connection: Connection, balancer: ResourceId) -> list[Resource]:
-    """The interfaces that name a part of the load balancer."""
+    """The interfaces that name a part of the load balancer, by their keys."""
     text = func.lower(cast(resources.c.properties, String))
-    query = select(resources.c.key).where(
+    is_behind = (
         resources.c.type == NIC.lower(),
         resources.c.subscription == (balancer.subscription or "").lower(),
         text.contains(f'"{balancer.key}/', autoescape=True),
     )
+    query = select(resources.c.key).where(*is_behind).order_by(resources.c.key)
     found = (rows.get(connection, key) for key in connection.scalars(query).all())
     return [nic for nic in found if nic is not None]
 

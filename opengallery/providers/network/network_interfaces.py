@@ -101,10 +101,12 @@ def _address(call: Call, new: Resource, old: Resource | None, subnet: ipaddress.
         return _asked_address(call, properties, subnet)
     if kept:
         return str(kept)
-    taken = _taken(call, properties["subnet"]["id"])
+    subnet_id = properties["subnet"]["id"]
+    taken = call.once(("addresses", subnet_id), lambda: _taken(call, subnet_id))
     for number in range(FIRST_HOST, subnet.num_addresses - 1):
-        if str(subnet[number]) not in taken:
-            return str(subnet[number])
+        if (address := str(subnet[number])) not in taken:
+            taken.add(address)
+            return address
     raise ArmError(
         "SubnetIsFull",
         f"Subnet {properties['subnet']['id']} with address prefix {subnet} does not have an address left. "

@@ -36,8 +36,9 @@ def _remove(work: Work) -> None:
 
 def _contents(work: Work) -> list[str]:
     """Keys of what is in the group, the most deeply nested first."""
+    own = [declared.type for declared in work.registry.types() if not declared.goes_with_parent]
     with work.services.database.read() as connection:
-        found = resources.page(connection, None, work.id, "", _PAGE)
+        found = resources.page(connection, own, work.id, "", _PAGE)
     return [resource.key for resource in sorted(found, key=lambda resource: -len(resource.id.types))]
 
 
