@@ -51,8 +51,7 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     images = Images(Path(start.index), FRAME_CACHE_BYTES)
     images.learn(start.places)
-    # Connections come first: a slab of the cache is an open file as well.
-    checked = CheckedBytes(start.cache_bytes, most // 4)
+    checked = CheckedBytes(start.cache_bytes)
     application = ReplicaApplication(images, checked, start.cookie_key, start.counters_secret)
     listener = socket.socket(fileno=start.listener)
     connections = Connections(listener, application.answer, application.refuse, min(CONNECTIONS, most // 2))

@@ -1,11 +1,12 @@
 """Connections: one thread, one epoll, and an answer to each request as a generator of steps.
 
-A step is words to send, a place in a file to send from, or work in another thread to wait for. The
+A step is words to send, a part of some memory to send, or work in another thread to wait for. The
 generator goes on when its step is done, and says what follows; nothing is read ahead of a client that
 does not take it. Requests that come one behind the other are answered in their order.
 """
 
 import math
+import mmap
 import os
 import select
 import socket
@@ -37,16 +38,24 @@ log = structlog.get_logger()
 
 
 class Words(NamedTuple):
-    """Bytes that go out as they are; `has_more`: the answer goes on behind them."""
+    """Bytes that go out as they are."""
 
     content: bytes
-    has_more: bool = False
 
 
-Place = tuple[int, int, int]
-"""File, offset in it, bytes: sent at once as far as the socket takes it; the step's value is how far."""
+class Part(NamedTuple):
+    """A head that goes out as it is, and bytes `start` to `end` of a memory behind it.
 
-Step = Words | Place | Future[Any]
+    They are sent at once as far as the socket takes them; the step's value is how many.
+    """
+
+    head: bytes
+    memory: mmap.mmap
+    start: int
+    end: int
+
+
+Step = Words | Part | Future[Any]
 Steps = Generator[Step, Any, None]
 
 
@@ -206,7 +215,7 @@ class Connections:
     def _take_steps(self, connection: Connection) -> None:
         room = TURN_BYTES
         while connection.file >= 0:
-            if connection.unsent and not self._send(connection, connection.unsent, 0):
+            if connection.unsent and not self._send(connection, connection.unsent):
                 return
             if connection.is_ending:
                 self._close(connection)
@@ -216,29 +225,24 @@ class Connections:
             step = self._next_step(connection)
             if step is None:
                 continue
-            if isinstance(step, Words):
-                more = socket.MSG_MORE if step.has_more else 0
-                self._send(connection, memoryview(step.content), more)
-            elif isinstance(step, Future):
-                connection.is_waiting = True
-                connection.deadline_s = math.inf
-                step.add_done_callback(lambda future: self._wake_up(connection, future))
-                return
-            else:
-                file, offset, count = step
-                connection.value = 0
-                try:
-                    sent = os.sendfile(connection.file, file, offset, count)
-                except BlockingIOError:
+            if isinstance(step, Part):
+                sent = self._send_part(connection, step)
+                if sent < step.end - step.start:
+                    if connection.unsent:
+                        continue
+                    # The socket is full, and tells when it has room again.
                     return
-                if not sent:
-                    raise AnswerBroken("a file has less than it should")
-                connection.value = sent
-                connection.deadline_s = self._now_s + SEND_TIMEOUT_S
                 room -= sent
                 if room <= 0:
                     self._ready.append(connection)
                     return
+            elif isinstance(step, Words):
+                self._send(connection, memoryview(step.content))
+            else:
+                connection.is_waiting = True
+                connection.deadline_s = math.inf
+                step.add_done_callback(lambda future: self._wake_up(connection, future))
+                return
 
     def _wake_up(self, connection: Connection, future: Future[Any]) -> None:
         self._done.append((connection, future))
@@ -257,10 +261,28 @@ class Connections:
         connection.is_ending = not connection.is_kept
         return None
 
-    def _send(self, connection: Connection, content: memoryview, more: int) -> bool:
+    def _send_part(self, connection: Connection, part: Part) -> int:
+        """Send a part as far as it goes; what is left of its head stays in `unsent`. Bytes of memory sent."""
+        head, memory, start, end = part
+        try:
+            # One call, and no view of the memory is left behind: it may have to go before the next step.
+            if head:
+                sent = connection.socket.sendmsg((head, memoryview(memory)[start:end])) - len(head)
+            else:
+                sent = connection.socket.send(memoryview(memory)[start:end])
+            connection.deadline_s = self._now_s + SEND_TIMEOUT_S
+        except BlockingIOError:
+            sent = -len(head)
+        if sent < 0:
+            connection.unsent = memoryview(head)[sent:]
+            sent = 0
+        connection.value = sent
+        return sent
+
+    def _send(self, connection: Connection, content: memoryview) -> bool:
         """Send as much of some words as goes; the rest stays in `unsent`. Whether all went."""
         try:
-            sent = connection.socket.send(content, more)
+            sent = connection.socket.send(content)
             connection.deadline_s = self._now_s + SEND_TIMEOUT_S
         except BlockingIOError:
             sent = 0

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from opengallery.replica_server.checked_bytes import PIECE_BYTES, CheckedBytes, CheckedImage
-from opengallery.replica_server.connections import AnswerBroken, Steps, Words
+from opengallery.replica_server.connections import AnswerBroken, Part, Steps, Words
 from opengallery.replica_server.cookies import is_valid
 from opengallery.replica_server.images import Images, UnknownReplica, UnreadableReplica
 from opengallery.replica_server.protocol import Counters
@@ -96,35 +96,28 @@ class ReplicaApplication:
             raise Refused(403, "The cookie is missing, has expired, or is for another replica.")
 
         size_bytes = yield from self._size_bytes(replica)
-        asked = request.headers.get(b"range")
+        asked = request.asked
         first, end = (0, size_bytes) if asked is None else _range(asked, size_bytes)
-        head = {
-            "content-type": "application/octet-stream",
-            "accept-ranges": "bytes",
-            "etag": f'"{image_id}"',
-        }
-        if asked is not None:
-            head["content-range"] = f"bytes {first}-{end - 1}/{size_bytes}"
-        status = 200 if asked is None else 206
+        head = _image_head(request.is_kept, image_id, first, end, size_bytes, asked is not None)
         if request.method == "HEAD" or first == end:
-            yield Words(_head(request, status, end - first, head))
+            yield Words(head)
             return
         image = self._checked.image(tenant_id, image_id)
         # The answer begins when its first bytes were checked.
-        while image.find(first, end) is None:
+        while (place := image.find(first, end)) is None:
             yield from self._fill(replica, image, first, end)
-        yield Words(_head(request, status, end - first, head), has_more=True)
-        while first < end:
-            place = image.find(first, end)
-            if place is None:
+        while True:
+            sent = yield Part(head, *place)
+            head = b""
+            self._served[store, image_id] += sent
+            first += sent
+            if first == end:
+                return
+            while (place := image.find(first, end)) is None:
                 try:
                     yield from self._fill(replica, image, first, end)
                 except Refused as refused:
                     raise AnswerBroken(refused.message) from refused
-                continue
-            sent = yield place
-            first += sent
-            self._served[store, image_id] += sent
 
     def _size_bytes(self, replica: Replica) -> Generator[Future[Any], Any, int]:
         size_bytes = self._sizes.get(replica)
@@ -192,20 +185,29 @@ def _outside(size_bytes: int) -> Refused:
 
 def _words(request: Request | None, status: int, body: bytes, headers: Headers) -> Words:
     """A whole answer of words; `request` is None when there was none that could be read."""
-    head = _head(request, status, len(body), {"content-type": "text/plain; charset=utf-8"} | headers)
-    return Words(head if request is not None and request.method == "HEAD" else head + body)
+    fields = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))} | headers
+    more = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    is_kept = request is not None and request.is_kept
+    return Words(_begin(status, is_kept, int(time.time())) + f"{more}\r\n".encode("latin-1") + body)
 
 
-def _head(request: Request | None, status: int, length: int, headers: Headers) -> bytes:
-    # QEMU loses requests on connections that it uses again, and never asks for that: docs/decisions/0006.
-    connection = "keep-alive" if request is not None and request.is_kept else "close"
-    more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    return (
-        f"HTTP/1.1 {status} {responses[status]}\r\ndate: {_date(int(time.time()))}\r\n"
-        f"content-length: {length}\r\nconnection: {connection}\r\n{more}\r\n"
+def _image_head(
+    is_kept: bool, image_id: str, first: int, end: int, size_bytes: int, is_partial: bool
+) -> bytes:
+    begin = _begin(206 if is_partial else 200, is_kept, int(time.time()))
+    partial = f"content-range: bytes {first}-{end - 1}/{size_bytes}\r\n" if is_partial else ""
+    return begin + (
+        f'content-type: application/octet-stream\r\naccept-ranges: bytes\r\netag: "{image_id}"\r\n'
+        f"content-length: {end - first}\r\n{partial}\r\n"
     ).encode("latin-1")
 
 
-@lru_cache(1)
-def _date(now_s: int) -> str:
-    return formatdate(now_s, usegmt=True)
+@lru_cache(64)
+def _begin(status: int, is_kept: bool, now_s: int) -> bytes:
+    """The first lines of an answer: they change once a second."""
+    # QEMU loses requests on connections that it uses again, and never asks for that: docs/decisions/0006.
+    connection = "keep-alive" if is_kept else "close"
+    return (
+        f"HTTP/1.1 {status} {responses[status]}\r\ndate: {formatdate(now_s, usegmt=True)}\r\n"
+        f"connection: {connection}\r\n"
+    ).encode("latin-1")
