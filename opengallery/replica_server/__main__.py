@@ -16,6 +16,7 @@ from typing import TextIO
 
 import msgspec
 
+from opengallery.replica_server.boots import Boots
 from opengallery.replica_server.checked_bytes import CheckedBytes
 from opengallery.replica_server.connections import Connections
 from opengallery.replica_server.http import ReplicaApplication
@@ -52,12 +53,22 @@ def main() -> None:
     images = Images(Path(start.index), FRAME_CACHE_BYTES)
     images.learn(start.places)
     checked = CheckedBytes(start.cache_bytes)
-    application = ReplicaApplication(images, checked, start.cookie_key, start.counters_secret)
+    boots = Boots(Path(start.boots)) if start.boots else None
+    application = ReplicaApplication(images, checked, start.cookie_key, start.counters_secret, boots)
     listener = socket.socket(fileno=start.listener)
-    connections = Connections(listener, application.answer, application.refuse, min(CONNECTIONS, most // 2))
+    connections = Connections(
+        listener,
+        application.answer,
+        application.refuse,
+        min(CONNECTIONS, most // 2),
+        application.hot,
+        application.warming.fulfil() if application.warming else None,
+    )
     signal.signal(signal.SIGTERM, lambda *_: connections.stop())
     threading.Thread(target=_learn, args=(images, answers, connections), name="learn", daemon=True).start()
     print("serving", file=answers)
+    if boots is not None:
+        threading.Thread(target=boots.save_now_and_then, name="boots", daemon=True).start()
     connections.serve()
     # The thread that waits on standard input can't be ended otherwise.
     os._exit(0)

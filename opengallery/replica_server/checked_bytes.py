@@ -12,8 +12,9 @@ import mmap
 from collections import OrderedDict
 from contextlib import suppress
 
+from opengallery.replication.boot_pieces import PIECE_BYTES
+
 SLAB_BYTES = 4 << 20
-PIECE_BYTES = 64 << 10
 MIN_BYTES = 16 << 20
 # What a slab costs beside its pieces: page tables, and what Python and the kernel know about it.
 SLAB_COST_BYTES = 12 << 10
@@ -67,6 +68,16 @@ class CheckedImage:
         self._cache.touch(slab)
         return slab.memory, start, stop
 
+    def holds(self, offset: int, end: int) -> bool:
+        """Whether all bytes from `offset` to `end` are here."""
+        while offset < end:
+            place = self.find(offset, end)
+            if place is None:
+                return False
+            _, start, stop = place
+            offset += stop - start
+        return True
+
     def put(self, offset: int, content: bytes) -> None:
         """Keep whole pieces from byte `offset` on; only the image's last piece may be shorter."""
         assert offset % PIECE_BYTES == 0
@@ -94,6 +105,11 @@ class CheckedBytes:
                 del self._images[other]
             found = self._images[name] = CheckedImage(self)
         return found
+
+    def find(self, name: tuple[str, str], offset: int, end: int) -> tuple[mmap.mmap, int, int] | None:
+        """Where bytes `offset` to `end` of the image of (tenant id, image id) are, as the image says it."""
+        image = self._images.get(name)
+        return None if image is None else image.find(offset, end)
 
     def touch(self, slab: _Slab) -> None:
         """Make a slab the most recently used."""

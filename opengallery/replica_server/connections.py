@@ -56,7 +56,14 @@ class Part(NamedTuple):
 
 
 Step = Words | Part | Future[Any]
+Chore = Generator[Future[Any], Any, None]
+"""Steps for nobody's connection: they only wait for work."""
 Steps = Generator[Step, Any, None]
+
+
+Hot = tuple[bytes, mmap.mmap, int, int, bool, Callable[[int], Steps | None]]
+"""An answer that begins at once: a `Part`, whether the connection is kept, and what gives the other steps
+when so many bytes of the part were sent."""
 
 
 class AnswerBroken(Exception):
@@ -93,14 +100,20 @@ class Connections:
         answer: Callable[[Request], Steps],
         refuse: Callable[[BadRequest], Steps],
         max_connections: int,
+        hot: Callable[[bytes], Hot | None] = lambda _: None,
+        chore: Chore | None = None,
     ) -> None:
-        """`answer` begins the answer to a request, `refuse` to what is none."""
+        """`answer` begins the answer to a request, `refuse` to what is none; `chore` is done beside.
+
+        `hot` is asked first, with what was received: None lets the request be taken apart.
+        """
         self._listener = listener
-        self._answer, self._refuse = answer, refuse
+        self._answer, self._refuse, self._hot = answer, refuse, hot
         self._max_connections = max_connections
         self._connections: dict[int, Connection] = {}
+        self._chore = chore
         self._ready: deque[Connection] = deque()
-        self._done: deque[tuple[Connection, Future[Any]]] = deque()
+        self._done: deque[tuple[Connection | None, Future[Any]]] = deque()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_stopping = False
@@ -117,6 +130,7 @@ class Connections:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
         sweep_s = time.monotonic() + SWEEP_INTERVAL_S
+        self._go_on_with_chore(None)
         while not self._is_stopping:
             self._turn()
             if self._now_s >= sweep_s:
@@ -142,9 +156,13 @@ class Connections:
             else:
                 self._accept()
         for connection in ready:
-            self._go_on(connection)
+            if not connection.is_waiting:
+                self._go_on(connection)
         while self._done:
             connection, future = self._done.popleft()
+            if connection is None:
+                self._go_on_with_chore(future)
+                continue
             connection.is_waiting = False
             connection.error = future.exception()
             connection.value = None if connection.error else future.result()
@@ -205,12 +223,38 @@ class Connections:
     def _go_on(self, connection: Connection) -> None:
         """Take a connection as far as it goes now."""
         try:
-            self._take_steps(connection)
+            is_idle = connection.answer is None and not connection.received and not connection.unsent
+            if not (is_idle and connection.is_readable and self._answer_at_once(connection)):
+                self._take_steps(connection)
         except (ConnectionError, AnswerBroken):
             self._close(connection)
         except Exception as error:
             log.exception("an answer failed", reason=str(error))
             self._close(connection)
+
+    def _answer_at_once(self, connection: Connection) -> bool:
+        """Answer a hot request in one go; whether there is nothing more to do for now."""
+        try:
+            received = connection.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            connection.is_readable = False
+            return True
+        found = self._hot(received)
+        if found is None:
+            self._take_in(connection, received)
+            return False
+        head, memory, start, end, is_kept, rest = found
+        connection.is_readable = connection.has_ended
+        connection.is_kept = is_kept
+        sent = self._send_part(connection, head, memory, start, end)
+        connection.value = None
+        connection.answer = rest(sent)
+        if sent < end - start:
+            return True
+        if connection.answer is None:
+            connection.is_ending = not is_kept
+            return is_kept and not connection.has_ended
+        return False
 
     def _take_steps(self, connection: Connection) -> None:
         room = TURN_BYTES
@@ -226,7 +270,7 @@ class Connections:
             if step is None:
                 continue
             if isinstance(step, Part):
-                sent = self._send_part(connection, step)
+                sent = self._send_part(connection, *step)
                 if sent < step.end - step.start:
                     if connection.unsent:
                         continue
@@ -244,7 +288,22 @@ class Connections:
                 step.add_done_callback(lambda future: self._wake_up(connection, future))
                 return
 
-    def _wake_up(self, connection: Connection, future: Future[Any]) -> None:
+    def _go_on_with_chore(self, done: Future[Any] | None) -> None:
+        if self._chore is None or self._is_stopping:
+            return
+        error = done.exception() if done is not None else None
+        try:
+            if error is not None:
+                future = self._chore.throw(error)
+            else:
+                future = self._chore.send(done.result() if done is not None else None)
+        except Exception as failure:
+            log.exception("a chore ended", reason=str(failure))
+            self._chore = None
+            return
+        future.add_done_callback(lambda future: self._wake_up(None, future))
+
+    def _wake_up(self, connection: Connection | None, future: Future[Any]) -> None:
         self._done.append((connection, future))
         os.eventfd_write(self._wake, 1)
 
@@ -261,9 +320,8 @@ class Connections:
         connection.is_ending = not connection.is_kept
         return None
 
-    def _send_part(self, connection: Connection, part: Part) -> int:
+    def _send_part(self, connection: Connection, head: bytes, memory: mmap.mmap, start: int, end: int) -> int:
         """Send a part as far as it goes; what is left of its head stays in `unsent`. Bytes of memory sent."""
-        head, memory, start, end = part
         try:
             # One call, and no view of the memory is left behind: it may have to go before the next step.
             if head:
@@ -313,14 +371,19 @@ class Connections:
             except BlockingIOError:
                 connection.is_readable = False
                 return None
+            self._take_in(connection, received)
             if not received:
-                self._close(connection)
                 return None
-            if not connection.received:
-                connection.deadline_s = min(connection.deadline_s, self._now_s + HEAD_TIMEOUT_S)
-            connection.received += received
-            # What is short was all; but for the end, which is told once only.
-            connection.is_readable = len(received) == RECEIVE_BYTES or connection.has_ended
+
+    def _take_in(self, connection: Connection, received: bytes) -> None:
+        if not received:
+            self._close(connection)
+            return
+        if not connection.received:
+            connection.deadline_s = min(connection.deadline_s, self._now_s + HEAD_TIMEOUT_S)
+        connection.received += received
+        # What is short was all; but for the end, which is told once only.
+        connection.is_readable = len(received) == RECEIVE_BYTES or connection.has_ended
 
     def _close(self, connection: Connection) -> None:
         if connection.file < 0:

@@ -23,16 +23,11 @@ def sign(key: bytes, machine: str, store: str, tenant_id: str, image_id: str, ex
     return f"{NAME}={machine}.{expires_at_s}.{signature}"
 
 
-def is_valid(key: bytes, header: str, store: str, tenant_id: str, image_id: str, now_s: float) -> bool:
-    """Whether the Cookie header holds a signature for this replica that has not expired."""
-    return now_s < _expires_at_s(key, header, store, tenant_id, image_id)
-
-
 # A machine shows the same cookie at every read.
 @lru_cache(4096)
-def _expires_at_s(key: bytes, header: str, store: str, tenant_id: str, image_id: str) -> int:
-    """When the last of the header's signatures for this replica expires; 0 when there is none."""
-    expires_at_s = 0
+def expires_at_s(key: bytes, header: str, store: str, tenant_id: str, image_id: str) -> int:
+    """When the last of a Cookie header's signatures for this replica expires; 0 when there is none."""
+    latest_s = 0
     for cookie in header.split(";"):
         name, _, value = cookie.strip().partition("=")
         machine, _, rest = value.rpartition(".")
@@ -41,8 +36,8 @@ def _expires_at_s(key: bytes, header: str, store: str, tenant_id: str, image_id:
             continue
         expected = _signature(key, machine, store, tenant_id, image_id, expiry)
         if hmac.compare_digest(expected.encode(), rest.encode()):
-            expires_at_s = max(expires_at_s, int(expiry))
-    return expires_at_s
+            latest_s = max(latest_s, int(expiry))
+    return latest_s
 
 
 def _signature(key: bytes, *parts: str) -> str:

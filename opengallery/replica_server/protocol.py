@@ -13,7 +13,10 @@ BACKLOG = 4096
 
 
 class Start(msgspec.Struct):
-    """The first line: who the parent is, the listening socket it hands down, and the secrets."""
+    """The first line: who the parent is, the listening socket it hands down, and the secrets.
+
+    `boots` is the folder to keep what boots read in; without it nothing is learned or warmed.
+    """
 
     parent_pid: int
     listener: int
@@ -22,6 +25,7 @@ class Start(msgspec.Struct):
     cache_bytes: int
     index: str
     places: StorePlaces
+    boots: str | None = None
 
 
 class Counters(msgspec.Struct):

@@ -6,19 +6,15 @@ led to take one request for two.
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 MAX_HEAD_BYTES = 16 << 10
 END_OF_HEAD = b"\r\n\r\n"
 REQUEST_LINE = re.compile(rb"([!#-'*+\-.^-z|~0-9A-Z]{1,32}) (/[!-~]*) HTTP/1\.([01])")
-RANGE_LINE = re.compile(rb"\r\nRange: (bytes=\d{1,19}-\d{1,19})(?=\r\n)")
 FIELD = re.compile(
     rb"([!#-'*+\-.^-z|~0-9A-Z]+):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
 )
 REPEATABLE = (b"cookie", b"connection")
-# Heads that are longer are not kept parsed.
-SHORT_BYTES = 2048
 
 
 class BadRequest(Exception):
@@ -34,15 +30,14 @@ class BadRequest(Exception):
 class Request:
     """One request. Names of `headers` are in small letters; a Cookie sent in parts is put together.
 
-    `asked` is the Range header, which is not in `headers`. `is_kept`: the client asked in so many words
-    to go on using the connection.
+    `is_kept`: the client asked in so many words to go on using the connection. `head` is as it came.
     """
 
     method: str
     path: str
     headers: dict[bytes, bytes]
     is_kept: bool
-    asked: bytes | None
+    head: bytes
 
 
 def take_request(received: bytearray) -> Request | None:
@@ -58,18 +53,9 @@ def take_request(received: bytearray) -> Request | None:
         if len(received) >= MAX_HEAD_BYTES:
             raise BadRequest(431, f"The head of a request has at most {MAX_HEAD_BYTES} bytes.")
         return None
-    head = bytes(received[: end + 2])
-    del received[: end + len(END_OF_HEAD)]
-    found = RANGE_LINE.search(head)
-    if found is None or len(head) > SHORT_BYTES:
-        return _parse(head)
-    # The reads of a machine differ in nothing but their ranges.
-    like = _parsed_before(head[: found.start(1)] + b"bytes=0-" + head[found.end(1) :])
-    return Request(like.method, like.path, like.headers, like.is_kept, found[1])
-
-
-def _parse(head: bytes) -> Request:
-    first, *lines = head.removesuffix(b"\r\n").split(b"\r\n")
+    head = bytes(received[: end + len(END_OF_HEAD)])
+    del received[: len(head)]
+    first, *lines = head[:end].split(b"\r\n")
     found = REQUEST_LINE.fullmatch(first)
     if found is None:
         raise BadRequest(400, "This is no request of HTTP/1.0 or HTTP/1.1.")
@@ -83,10 +69,7 @@ def _parse(head: bytes) -> Request:
     if b"%" in path:
         path = unquote_to_bytes(path)
     is_kept = minor == b"1" and b"keep-alive" in _options(headers.get(b"connection", b""))
-    return Request(method.decode(), path.decode("latin-1"), headers, is_kept, headers.pop(b"range", None))
-
-
-_parsed_before = lru_cache(1024)(_parse)
+    return Request(method.decode(), path.decode("latin-1"), headers, is_kept, head)
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:

@@ -148,7 +148,8 @@ def _create(work: Work) -> None:
     if work.step("is made", _is_made, work):
         _resize(work, machine)
         return
-    work.step("choose a replica", machines.choose_replica, work.services, machine)
+    plan = work.step("choose a replica", machines.choose_replica, work.services, machine)
+    work.services.replica_servers.warm(machine.location or "", plan.stores[0], plan.tenant_id, plan.image_id)
     work.step("make", machines.make, work.services, machine)
     work.change_private(madeSize=_size(machine))
     _run(work)

@@ -23,6 +23,8 @@ def reach_capacity(work: Work) -> list[ArmError]:
     failures += bring_up_all(work, plan["again"])
     for number, names in enumerate(batches(plan["create"])):
         created = work.step(f"create, batch {number}", _create, work, names)
+        for replica in created.get("replicas", ()):
+            work.services.replica_servers.warm(work.resource().location or "", *replica)
         for operation_id in created["operations"]:
             operations.launch(operation_id)
         failures += change_batch(work, f"bring up, batch {number}", created["machines"], bring_up)
@@ -64,7 +66,7 @@ def _new_names(scale_set: Resource, count: int) -> list[str]:
 
 def _create(work: Work, names: Sequence[str]) -> dict[str, Any]:
     """Write the instances' rows, and tell each its replica. Those that are there were written before a crash."""
-    keys, operation_ids = [], []
+    keys, operation_ids, replicas = [], [], set()
     with work.services.database.write() as connection:
         call = work.call(connection)
         scale_set = work.resource()
@@ -75,11 +77,12 @@ def _create(work: Work, names: Sequence[str]) -> dict[str, Any]:
             if call.get(machine_id) is None:
                 machine, started = model.create(call, scale_set, name, work.operation.id)
                 resources.add(connection, machine)
-                placement.choose_reader(
+                plan = placement.choose_reader(
                     connection, machine.key, machine.private["image"]["owner"], machine.location or ""
                 )
+                replicas.add((plan.stores[0], plan.tenant_id, plan.image_id))
                 operation_ids += started
-    return {"machines": keys, "operations": operation_ids}
+    return {"machines": keys, "operations": operation_ids, "replicas": sorted(replicas)}
 
 
 def _wait_for_ssh(work: Work, names: Sequence[str]) -> None:
