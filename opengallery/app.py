@@ -41,7 +41,7 @@ from opengallery.identity.http import identity_routes
 from opengallery.identity.keys import SigningKeys
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
-from opengallery.providers.compute import machines, network_changes, replicas
+from opengallery.providers.compute import failover, hydration, machines, network_changes, replicas
 from opengallery.providers.compute.boot_diagnostics import BootDiagnosticsEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
@@ -62,12 +62,18 @@ class DataFolderInUse(Exception):
     """Another server runs on the same data folder."""
 
 
-def serve(data: Path, port: int | None = None, config: Path | None = None) -> int:
-    """Run the server in the foreground until it is told to end. Returns the exit status."""
+def serve(
+    data: Path, port: int | None = None, config: Path | None = None, keep_machines: bool = False
+) -> int:
+    """Run the server in the foreground until it is told to end. Returns the exit status.
+
+    With `keep_machines`, or if the settings say so, machines run on when it ends.
+    """
     _log_to_standard_error()
     os.umask(0o077)  # keys, images and databases are for this user alone, whatever the folder's mode
     try:
         settings = load_settings(data, config, port)
+        settings.machines.keep_running |= keep_machines
         with ExitStack() as stack:
             stack.enter_context(_locked(settings.data))
             _require_free(settings.port)
@@ -166,9 +172,16 @@ def start_work(services: Services) -> None:
     DBOS(config=config)
     DBOS.launch()
     services.hypervisor.adopt()
-    services.replica_servers.start(_reading_regions(services))
+    services.replica_servers.start(_read_stores(services))
     operations.resume(services)
-    for watch in (replicas.watch, machines.watch, network_changes.watch, automatic_upgrades.watch):
+    watches = (
+        replicas.watch,
+        failover.watch,
+        hydration.watch,
+        network_changes.watch,
+        automatic_upgrades.watch,
+    )
+    for watch in watches:
         threading.Thread(target=watch, args=(services,), name=watch.__module__, daemon=True).start()
     threading.Thread(
         target=upkeep.run,
@@ -178,17 +191,34 @@ def start_work(services: Services) -> None:
     ).start()
 
 
-def _reading_regions(services: Services) -> list[str]:
+def _read_stores(services: Services) -> set[tuple[str, str]]:
     with services.database.read() as connection:
-        return placement.reading_regions(connection)
+        return {(region, store) for region, store, *_ in placement.read_replicas(connection)}
+
+
+def _kept_stores(services: Services) -> set[tuple[str, str]]:
+    """What machines read that run on without this server, as (region, store)."""
+    if not services.settings.machines.keep_running:
+        return set()
+    with services.database.read() as connection:
+        plans = placement.read_plans(connection)
+    return {
+        (machine.location or "", store)
+        for machine in machines.started(services)
+        if machine.key in plans
+        for store in plans[machine.key].stores
+    }
 
 
 def stop_work(services: Services) -> None:
-    """End machines and replica servers. What is unfinished goes on when the server starts again."""
+    """End machines and replica servers. What is unfinished goes on when the server starts again.
+
+    Machines that are kept run on, and so do the replica servers that they read.
+    """
     services.closing.set()
     workflows.close()
     with ExitStack() as stack:  # in this order from the last; none is left out when another one fails
-        stack.callback(services.replica_servers.close)
+        stack.callback(services.replica_servers.close, _kept_stores(services))
         stack.callback(services.hypervisor.close)
         stack.callback(services.replica_servers.record, services.database)
 

@@ -48,6 +48,7 @@ class ReplicaSettings(msgspec.Struct, forbid_unknown_fields=True):
 
     cache_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
     prefetch: bool = True
+    server_for: Literal["region", "store"] = "region"
 
 
 class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,6 +62,8 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
     ssh_wait_s: int = 90
     user: str = "nobody"
     accelerator: Literal["auto", "tcg"] = "auto"
+    keep_running: bool = False
+    hydration_mib_per_s: Annotated[int, msgspec.Meta(ge=0)] = 32
 
     @property
     def bearable_memory_mib(self) -> int:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from opengallery.database import Database
-from opengallery.hypervisors.machine import Hypervisor
+from opengallery.hypervisors.health import Health
+from opengallery.hypervisors.machine import Hydration, Hypervisor
 from opengallery.replica_server.supervisor import ReplicaServers
 from opengallery.replication.stores import Stores
 from opengallery.settings import Settings
@@ -12,11 +13,16 @@ from opengallery.settings import Settings
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of the house below ARM, put together by `app.py`."""
+    """The parts of the house below ARM, put together by `app.py`.
+
+    `hydrations` has what was last seen of the machines that read, by key.
+    """
 
     settings: Settings
     database: Database
     stores: Stores
     replica_servers: ReplicaServers
     hypervisor: Hypervisor
+    health: Health = field(default_factory=Health)
+    hydrations: dict[str, Hydration] = field(default_factory=dict)
     closing: Event = field(default_factory=Event)

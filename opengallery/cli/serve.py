@@ -29,8 +29,14 @@ def serve(
         Path | None,
         typer.Option("--config", metavar="FILE", help="Settings; DIR/opengallery.toml by default."),
     ] = None,
+    keep_machines: Annotated[
+        bool,
+        typer.Option(
+            "--keep-machines", help="Let machines run on when the server ends; the next one takes them over."
+        ),
+    ] = False,
 ) -> None:
     """Run the server in the foreground. It prints `ready https://localhost:PORT`; SIGTERM ends it."""
     # The roof is above this floor, so it is not imported but looked up.
-    code = import_module("opengallery.app").serve(data, port, config)
+    code = import_module("opengallery.app").serve(data, port, config, keep_machines)
     raise typer.Exit(code)

@@ -2,6 +2,7 @@
 
 from opengallery.hypervisors.machine import (
     Forward,
+    Hydration,
     Hypervisor,
     HypervisorError,
     MachineNotFound,
@@ -17,6 +18,7 @@ from opengallery.hypervisors.qemu import Qemu
 
 __all__ = [
     "Forward",
+    "Hydration",
     "Hypervisor",
     "HypervisorError",
     "MachineNotFound",

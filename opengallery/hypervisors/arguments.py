@@ -19,6 +19,8 @@ TRANSLATED_CODE_MIB = 64
 
 NETWORK = "net"
 """The name of a machine's network in QEMU."""
+# The block nodes of the disk and of what it reads.
+DISK, QUORUM = "os", "replicas"
 
 # Enough for 1920 x 1080, and what the guest finds of video memory.
 SCREEN_MIB = 8
@@ -90,32 +92,36 @@ def replica_node(index: int, replica: ReplicaUrl) -> dict[str, object]:
 
 
 def disk_arguments(overlay_file: Path, replicas: dict[int, ReplicaUrl], files: Descriptors) -> list[str]:
-    """Describe the disk: an overlay over a quorum that reads from the first replica that serves."""
+    """Describe the disk: an overlay over a quorum that reads from the first replica that serves.
+
+    Without replicas it is the overlay alone, which is hydrated.
+    """
     arguments = []
     for index, replica in replicas.items():
         arguments += ["-object", f"secret,id={replica_secret(index)},file={files.secret(replica.cookie)}"]
         arguments += ["-blockdev", json.dumps(replica_node(index, replica))]
-    overlay = {
+    overlay: dict[str, object] = {
         "driver": "qcow2",
-        "node-name": "os",
+        "node-name": DISK,
         "discard": "unmap",
         "file": {
             "driver": "file",
             "filename": files.file(overlay_file, os.O_RDWR),
             "discard": "unmap",
         },
-        "backing": {
+    }
+    if replicas:
+        overlay["backing"] = {
             "driver": "quorum",
-            "node-name": "replicas",
+            "node-name": QUORUM,
             "read-only": True,
             "read-pattern": "fifo",
             "vote-threshold": 1,
             "children": [f"replica-{index}" for index in replicas],
-        },
-    }
+        }
     arguments += ["-blockdev", json.dumps(overlay)]
     # An error stops the machine rather than reach the guest: it goes on once a replica is back.
-    return [*arguments, "-device", "virtio-blk-pci,drive=os,bootindex=1,rerror=stop,werror=stop"]
+    return [*arguments, "-device", f"virtio-blk-pci,drive={DISK},bootindex=1,rerror=stop,werror=stop"]
 
 
 def data_disk_arguments(disks: dict[int, Path], files: Descriptors) -> list[str]:

@@ -5,6 +5,7 @@ os.qcow2       its disk: what the guest wrote; everything else is read from the 
 data-0.qcow2   its data disk of lun 0, and so on
 seed.iso       its cloud-init seed          vars.fd     its UEFI variables (V2)
 run.json       its process, the replicas that it reads and the ports that lead to it, while it runs
+hydrated       there when os.qcow2 holds the whole image: nothing is read from replicas any more
 qmp.sock       QEMU's control socket        console.log, qemu.log   what guest and QEMU said
 """
 
@@ -46,7 +47,8 @@ class Parts(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """run.json: written before the process starts (pid 0) and again with its id."""
 
-    children: dict[int, str] = {}  # index of a replica -> its name in the quorum
+    children: dict[int, str] = {}  # index of a replica -> its name in the quorum, in the order of reading
+    urls: dict[int, str] = {}
     next_index: int = 0
     next_child: int = 0
     forwards: tuple[Forward, ...] = ()
@@ -62,11 +64,15 @@ class Run(msgspec.Struct, frozen=True):
         """Return this run, in `process`."""
         return msgspec.structs.replace(self, pid=process.pid, start_ticks=process.start_ticks)
 
-    def with_replica(self) -> tuple[int, "Run"]:
+    def with_replica(self, url: str) -> tuple[int, "Run"]:
         """Return the index of one replica more, and the run that reads it."""
         children = {**self.children, self.next_index: f"children.{self.next_child}"}
         run = msgspec.structs.replace(
-            self, children=children, next_index=self.next_index + 1, next_child=self.next_child + 1
+            self,
+            children=children,
+            urls={**self.urls, self.next_index: url},
+            next_index=self.next_index + 1,
+            next_child=self.next_child + 1,
         )
         return self.next_index, run
 
@@ -76,6 +82,10 @@ class Run(msgspec.Struct, frozen=True):
         # QEMU gives a name again when it was the youngest child's.
         is_youngest = children.pop(index) == f"children.{self.next_child - 1}"
         return msgspec.structs.replace(self, children=children, next_child=self.next_child - is_youngest)
+
+    def without_replicas(self) -> "Run":
+        """Return the run that reads from no replica any more."""
+        return msgspec.structs.replace(self, children={}, urls={})
 
 
 class MachineFolder:
@@ -95,6 +105,7 @@ class MachineFolder:
         self.qemu_log = self.path / "qemu.log"
         self._parts = self.path / "machine.json"
         self._run = self.path / "run.json"
+        self._hydrated = self.path / "hydrated"
 
     def exists(self) -> bool:
         """Return whether the machine was created."""
@@ -103,6 +114,8 @@ class MachineFolder:
     def create(self, spec: MachineSpec) -> None:
         """Make what is missing; renew the seed and the parts, keep disk and variables."""
         self.path.mkdir(mode=0o700, exist_ok=True)
+        if not self.overlay.exists():
+            self._hydrated.unlink(missing_ok=True)
         _make_disk(self.overlay, spec.disk_size_bytes)
         for disk in spec.data_disks:
             _make_disk(self.data_disk(disk.lun), disk.size_bytes)
@@ -116,6 +129,14 @@ class MachineFolder:
     def data_disk(self, lun: int) -> Path:
         """Where a data disk lies."""
         return self.path / f"data-{lun}.qcow2"
+
+    def is_hydrated(self) -> bool:
+        """Return whether the disk holds the whole image."""
+        return self._hydrated.exists()
+
+    def mark_hydrated(self) -> None:
+        """Note that the disk holds the whole image; it has been flushed."""
+        _write(self._hydrated, b"")
 
     def remove(self) -> None:
         """Remove everything; machine.json first, so that nothing half removed is taken for a machine."""

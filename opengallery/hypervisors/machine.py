@@ -111,6 +111,15 @@ class MachineSpec:
     data_disks: tuple[DataDisk, ...] = ()
 
 
+@dataclass(frozen=True)
+class Hydration:
+    """How much of its image a machine's own disk holds, and what its guest has read in this run."""
+
+    state: Literal["waiting", "running", "done"]
+    done_bytes: int = 0
+    guest_read_bytes: int = 0
+
+
 class Hypervisor(Protocol):
     """Runs machines. Safe to use from many threads; a machine's own calls wait for each other."""
 
@@ -145,6 +154,9 @@ class Hypervisor(Protocol):
         after a power cut.
         """
 
+    def replicas(self, machine_id: str) -> dict[int, str]:
+        """Return the URLs that a running machine reads, by index, in the order in which it tries them."""
+
     def drop_replica(self, machine_id: str, index: int) -> None:
         """Let a running machine read no more from the replica at `index` of those `start` was given.
 
@@ -153,6 +165,15 @@ class Hypervisor(Protocol):
 
     def add_replica(self, machine_id: str, replica: ReplicaUrl) -> int:
         """Let a running machine read from `replica` too, after the others. Returns its index."""
+
+    def hydrate(self, machine_id: str, bytes_per_s: int) -> None:
+        """Copy what a running machine has not read yet into its own disk, so fast; or change the speed."""
+
+    def hydration(self, machine_id: str) -> Hydration:
+        """Return how far that is. Once it is `done`, on disk, the machine needs no replica any more."""
+
+    def is_hydrated(self, machine_id: str) -> bool:
+        """Return whether it was found `done`: the machine starts without replicas."""
 
     def resume(self, machine_id: str) -> None:
         """Let a machine go on that was paused when no replica could serve it."""

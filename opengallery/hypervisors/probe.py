@@ -19,10 +19,11 @@ def probe(replicas: Sequence[ReplicaUrl]) -> list[str | None]:
         httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client,
         ThreadPoolExecutor(len(replicas)) as pool,
     ):
-        return list(pool.map(lambda replica: _problem(client, replica), replicas))
+        return list(pool.map(lambda replica: problem(client, replica), replicas))
 
 
-def _problem(client: httpx.Client, replica: ReplicaUrl) -> str | None:
+def problem(client: httpx.Client, replica: ReplicaUrl) -> str | None:
+    """Ask one replica; return None if it serves, else why not."""
     try:
         response = client.head(replica.url, headers={"Cookie": replica.cookie})
     except httpx.HTTPError as error:

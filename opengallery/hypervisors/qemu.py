@@ -16,12 +16,13 @@ from typing import Any
 
 import msgspec
 
-from opengallery.hypervisors import arguments, port_forwarding, process
+from opengallery.hypervisors import arguments, hydration, port_forwarding, process
 from opengallery.hypervisors.accelerator import choose_accelerator
 from opengallery.hypervisors.copying import copy_overlay, holding_still
 from opengallery.hypervisors.folder import MachineFolder, Parts, Run, marker
 from opengallery.hypervisors.machine import (
     Forward,
+    Hydration,
     HypervisorError,
     MachineSpec,
     NoLiveReplica,
@@ -63,23 +64,29 @@ class Qemu:
     def start(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> None:
         """Run the machine over those of `replicas` that answer, read in this order.
 
-        Does nothing when it runs. Raises `MachineNotFound`, `NoLiveReplica`, `StartFailed`.
+        Does nothing when it runs. A hydrated machine reads none.
+        Raises `MachineNotFound`, `NoLiveReplica`, `StartFailed`.
         """
         with self._alone(machine_id) as folder:
             parts = folder.parts()
             if self._process(folder) or self._search(folder):
                 return
-            problems = probe(replicas)
-            live = {index: replicas[index] for index, problem in enumerate(problems) if problem is None}
-            if not live:
-                raise NoLiveReplica(machine_id, [problem for problem in problems if problem])
+            live = {} if folder.is_hydrated() else self._live(machine_id, replicas)
             children = {index: f"children.{place}" for place, index in enumerate(live)}
-            folder.record(Run(children, len(replicas), len(live)))
+            urls = {index: replica.url for index, replica in live.items()}
+            folder.record(Run(children, urls, len(replicas), len(live)))
             with self._starts:
                 # `close` has seen run.json, or is seen here.
                 if self._closed:
                     raise StartFailed(machine_id, "the server is ending")
                 self._launch(folder, parts, live)
+
+    def _live(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> dict[int, ReplicaUrl]:
+        problems = probe(replicas)
+        live = {index: replicas[index] for index, problem in enumerate(problems) if problem is None}
+        if not live:
+            raise NoLiveReplica(machine_id, [problem for problem in problems if problem])
+        return live
 
     def power_off(self, machine_id: str, grace_s: float = 0) -> None:
         """Stop the machine; the guest gets `grace_s` to shut down by itself. The disk is kept."""
@@ -130,6 +137,14 @@ class Qemu:
             with holding_still(partial(self._command, folder)) if is_running else nullcontext():
                 copy_overlay(disk, target)
 
+    def replicas(self, machine_id: str) -> dict[int, str]:
+        """Return the URLs that a running machine reads, by index, in the order in which it tries them."""
+        folder = self._folder(machine_id)
+        run = folder.run()
+        if run is None or not self._process(folder):
+            return {}
+        return {index: run.urls[index] for index in run.children if index in run.urls}
+
     def drop_replica(self, machine_id: str, index: int) -> None:
         """Let a running machine read no more from the replica at `index` of those `start` was given.
 
@@ -141,7 +156,9 @@ class Qemu:
                 return
             if len(run.children) == 1:
                 raise NoLiveReplica(machine_id, [f"replica {index} is the last one that it reads"])
-            self._command(folder, ("x-blockdev-change", {"parent": "replicas", "child": run.children[index]}))
+            self._command(
+                folder, ("x-blockdev-change", {"parent": arguments.QUORUM, "child": run.children[index]})
+            )
             folder.record(run.without_replica(index))
             with suppress(QmpRefused, QmpUnavailable):
                 self._ask(
@@ -153,7 +170,7 @@ class Qemu:
     def add_replica(self, machine_id: str, replica: ReplicaUrl) -> int:
         """Let a running machine read from `replica` too, after the others. Returns its index."""
         with self._alone(machine_id) as folder:
-            index, run = self._running(folder).with_replica()
+            index, run = self._running(folder).with_replica(replica.url)
             if problem := probe([replica])[0]:
                 raise NoLiveReplica(machine_id, [problem])
             secret = {"qom-type": "secret", "id": arguments.replica_secret(index), "data": replica.cookie}
@@ -161,10 +178,45 @@ class Qemu:
                 folder,
                 ("object-add", secret),
                 ("blockdev-add", arguments.replica_node(index, replica)),
-                ("x-blockdev-change", {"parent": "replicas", "node": f"replica-{index}"}),
+                ("x-blockdev-change", {"parent": arguments.QUORUM, "node": f"replica-{index}"}),
             )
             folder.record(run)
             return index
+
+    def hydrate(self, machine_id: str, bytes_per_s: int) -> None:
+        """Copy what a running machine has not read yet into its own disk, so fast; or change the speed."""
+        with self._alone(machine_id) as folder:
+            if self._running(folder).children:
+                try:
+                    hydration.run(self._qmp, folder.qmp, bytes_per_s)
+                except (QmpUnavailable, QmpRefused) as error:
+                    raise HypervisorError(f"Machine '{machine_id}' can't be hydrated: {error}") from error
+
+    def hydration(self, machine_id: str) -> Hydration:
+        """Return how far that is. Once it is `done`, on disk, the machine needs no replica any more."""
+        folder = self._folder(machine_id)
+        if folder.is_hydrated():
+            return Hydration("done")
+        run = folder.run()
+        if run is None or not run.children or not self._process(folder):
+            return Hydration("waiting")
+        try:
+            found = hydration.progress(self._qmp, folder.qmp)
+            if found.state == "done":
+                with self._alone(machine_id):
+                    hydration.flush(self._qmp, folder.qmp)
+                    folder.mark_hydrated()
+                    folder.record(run.without_replicas())
+                    hydration.forget(self._qmp, folder.qmp, run.children)
+        except (QmpUnavailable, QmpRefused) as error:
+            raise HypervisorError(
+                f"Machine '{machine_id}' does not say how it is hydrated: {error}"
+            ) from error
+        return found
+
+    def is_hydrated(self, machine_id: str) -> bool:
+        """Return whether it was found `done`: the machine starts without replicas."""
+        return self._folder(machine_id).is_hydrated()
 
     def resume(self, machine_id: str) -> None:
         """Let a machine go on that was paused when no replica could serve it."""
@@ -210,8 +262,11 @@ class Qemu:
         return {name: self.state(name) for name in names}
 
     def close(self) -> None:
-        """Stop every machine and end: no process is left behind."""
+        """Stop every machine and end: no process is left behind, unless the settings keep them running."""
         self._closed = True
+        if self._settings.keep_running:
+            self._qmp.close()
+            return
         running = [path.parent.name for path in self._machines.glob("*/run.json")]
         if running:
             with ThreadPoolExecutor(min(16, len(running))) as pool:

@@ -26,6 +26,7 @@ import structlog
 from opengallery.hypervisors.folder import MACHINE_ID
 from opengallery.hypervisors.machine import (
     Forward,
+    Hydration,
     HypervisorError,
     MachineNotFound,
     MachineSpec,
@@ -68,10 +69,10 @@ class Card(msgspec.Struct):
 
 
 class Running(msgspec.Struct):
-    """A machine that was started: the replicas that it reads, by their index."""
+    """A machine that was started: the URLs that it reads by their index, in order."""
 
     state: State
-    indexes: list[int]
+    urls: dict[int, str]
     next_index: int
 
 
@@ -119,7 +120,7 @@ class Replay:
             if not replicas:
                 raise NoLiveReplica(machine_id)
             boot = self._load(machine_id, replicas)
-            self._running[machine_id] = Running("running", [], len(replicas))
+            self._running[machine_id] = Running("running", {}, len(replicas))
             try:
                 answer = self._call(
                     machine_id,
@@ -139,7 +140,7 @@ class Replay:
             except HypervisorError:
                 self._running.pop(machine_id, None)
                 raise
-            self._running[machine_id].indexes = live
+            self._running[machine_id].urls = {index: replicas[index].url for index in live}
             card.boots += 1
             _write(folder / "replay.json", card)
 
@@ -178,6 +179,11 @@ class Replay:
             'Set machines.hypervisor to "qemu".'
         )
 
+    def replicas(self, machine_id: str) -> dict[int, str]:
+        """Return the URLs that a running machine reads, by index, in the order in which it tries them."""
+        running = self._running.get(machine_id)
+        return dict(running.urls) if running and running.state != "stopped" else {}
+
     def drop_replica(self, machine_id: str, index: int) -> None:
         """Let a running machine read no more from the replica at `index` of those `start` was given.
 
@@ -185,12 +191,12 @@ class Replay:
         """
         with self._alone(machine_id):
             running = self._on(machine_id)
-            if index not in running.indexes:
+            if index not in running.urls:
                 return
-            if len(running.indexes) == 1:
+            if len(running.urls) == 1:
                 raise NoLiveReplica(machine_id, [f"replica {index} is the last one that it reads"])
             self._call(machine_id, lambda call: Drop(call, machine_id, index))
-            running.indexes.remove(index)
+            del running.urls[index]
 
     def add_replica(self, machine_id: str, replica: ReplicaUrl) -> int:
         """Let a running machine read from `replica` too, after the others. Returns its index."""
@@ -200,9 +206,20 @@ class Replay:
             answer = self._call(machine_id, lambda call: Add(call, machine_id, index, where))
             if answer.problems[0]:
                 raise NoLiveReplica(machine_id, [answer.problems[0]])
-            running.indexes.append(index)
+            running.urls[index] = replica.url
             running.next_index += 1
             return index
+
+    def hydrate(self, machine_id: str, bytes_per_s: int) -> None:
+        """Do nothing: a replayed machine has no disk to copy into."""
+
+    def hydration(self, machine_id: str) -> Hydration:
+        """Return that it never begins."""
+        return Hydration("waiting")
+
+    def is_hydrated(self, machine_id: str) -> bool:
+        """Return that it never is."""
+        return False
 
     def resume(self, machine_id: str) -> None:
         """Let a machine go on that was paused when no replica could serve it."""

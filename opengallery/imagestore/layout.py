@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 
@@ -15,6 +16,8 @@ from opengallery.imagestore.packs import Footer, PackHome, read_footer
 
 READ_AHEAD_BYTES = 4 << 20
 MAX_GAP_BYTES = 32 << 10
+# A footer costs a round trip, and an image that was often changed needs dozens; each may take 640 KiB.
+FOOTERS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,19 @@ class FooterChecksums:
             raise CorruptBlock(self._home.name, footer.pack_id, "", "its footer has changed")
         return footer
 
+    def footers(self, packs: list[int]) -> Iterator[Footer]:
+        """Yield the footers of several packs, in order, some read at the same time. Raises `CorruptBlock`."""
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as readers:
+            for first in range(0, len(packs), FOOTERS_AT_ONCE):
+                yield from readers.map(self.footer, packs[first : first + FOOTERS_AT_ONCE])
+
 
 def read_layout(home: PackHome, manifest: Manifest, segment: int, footers: FooterChecksums) -> Layout:
     """Return where a segment's blocks lie, checked against the segment's digest."""
     pack, entry = read_runs(home.objects, home.name, home.key, manifest, segment)
     digests = np.zeros((len(pack), DIGEST_BYTES), np.uint8)
-    for number in np.unique(pack).tolist():
-        if number == HOLE:
-            continue
-        footer = footers.footer(number)
+    numbers = [number for number in np.unique(pack).tolist() if number != HOLE]
+    for number, footer in zip(numbers, footers.footers(numbers), strict=True):
         blocks = np.flatnonzero(pack == number)
         entries = entry[blocks]
         if entries.max() >= len(footer.digests):

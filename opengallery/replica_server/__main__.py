@@ -1,7 +1,8 @@
 """A replica server process: `python -m opengallery.replica_server`, started by the supervisor.
 
 Its start comes as a JSON line on standard input, because it holds keys; what it may serve besides
-comes as more lines. It answers each with a line on standard output, and ends with its parent.
+comes as more lines. It answers each with a line on standard output, and ends with its parent, unless it
+is told where to wait for the next one (see `handover`).
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +21,7 @@ import msgspec
 from opengallery.replica_server.boots import Boots
 from opengallery.replica_server.checked_bytes import CheckedBytes
 from opengallery.replica_server.connections import Connections
+from opengallery.replica_server.handover import outlive
 from opengallery.replica_server.http import ReplicaApplication
 from opengallery.replica_server.images import Images
 from opengallery.replica_server.protocol import Start
@@ -42,10 +45,11 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     start = msgspec.json.decode(sys.stdin.readline(), type=Start)
     libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.mallopt(M_ARENA_MAX, 2)
     libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-    if os.getppid() != start.parent_pid:
+    if start.handover is None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if start.handover is None and os.getppid() != start.parent_pid:
         sys.exit("The parent is gone already.")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -65,7 +69,10 @@ def main() -> None:
         application.warming.fulfil() if application.warming else None,
     )
     signal.signal(signal.SIGTERM, lambda *_: connections.stop())
-    threading.Thread(target=_learn, args=(images, answers, connections), name="learn", daemon=True).start()
+    without_parent: Callable[[], None] = connections.stop
+    if start.handover is not None:
+        without_parent = outlive(Path(start.handover), start.listener, application.counters, connections.stop)
+    threading.Thread(target=_learn, args=(images, answers, without_parent), name="learn", daemon=True).start()
     print("serving", file=answers)
     if boots is not None:
         threading.Thread(target=boots.save_now_and_then, name="boots", daemon=True).start()
@@ -74,11 +81,11 @@ def main() -> None:
     os._exit(0)
 
 
-def _learn(images: Images, answers: TextIO, connections: Connections) -> None:
+def _learn(images: Images, answers: TextIO, without_parent: Callable[[], None]) -> None:
     for line in sys.stdin:
         images.learn(msgspec.json.decode(line, type=StorePlaces))
         print("learned", file=answers)
-    connections.stop()
+    without_parent()
 
 
 if __name__ == "__main__":

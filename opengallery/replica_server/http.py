@@ -97,6 +97,18 @@ class ReplicaApplication:
         """Answer what is no request."""
         yield _words(None, bad.status, bad.message.encode(), {})
 
+    def counters(self) -> Counters:
+        """What was sent since the start, and which reads found bad blocks."""
+        return Counters(
+            served=[(store, image, count) for (store, _, image), count in list(self._served.items())],
+            corrupt=[(*replica, count) for replica, count in list(self._images.corrupt.items())],
+        )
+
+    def _counters(self, request: Request) -> Words:
+        self._check_bearer(request)
+        counters = msgspec.json.encode(self.counters())
+        return _words(request, 200, counters, {"content-type": "application/json"})
+
     def _warm(self, request: Request) -> Words:
         self._check_bearer(request)
         replica = _replica(request.path)
@@ -106,14 +118,6 @@ class ReplicaApplication:
     def _check_bearer(self, request: Request) -> None:
         if not hmac.compare_digest(request.headers.get(b"authorization", b""), self._bearer):
             raise Refused(403, "This is for the control plane only.")
-
-    def _counters(self, request: Request) -> Words:
-        self._check_bearer(request)
-        counters = Counters(
-            served=[(store, image, count) for (store, _, image), count in list(self._served.items())],
-            corrupt=[(*replica, count) for replica, count in list(self._images.corrupt.items())],
-        )
-        return _words(request, 200, msgspec.json.encode(counters), {"content-type": "application/json"})
 
     def _image(self, request: Request) -> Steps:
         replica = _replica(request.path)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -21,10 +22,13 @@ class ReplicaServerFailed(Exception):
     """A replica server did not start, or ended at once."""
 
 
-def spawn(listener: socket.socket) -> "subprocess.Popen[str]":
-    """Start a process that inherits `listener`, in a session of its own, so that Ctrl-C is not for it."""
+def spawn(listener: socket.socket, label: Path) -> "subprocess.Popen[str]":
+    """Start a process that inherits `listener`, in a session of its own, so that Ctrl-C is not for it.
+
+    `label` stands in its argument list, for people.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", "opengallery.replica_server"],
+        [sys.executable, "-m", "opengallery.replica_server", str(label)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -56,6 +60,14 @@ def _read_line(stream: IO[str]) -> str:
         return lines.get(timeout=START_TIMEOUT_S)
     except queue.Empty:
         return ""
+
+
+def leave(process: "subprocess.Popen[str] | None") -> None:
+    """Let a process go on without us: it hears the end of its standard input."""
+    for stream in (process.stdin, process.stdout) if process else ():
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def end(process: "subprocess.Popen[str] | None") -> None:

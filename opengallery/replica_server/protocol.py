@@ -15,6 +15,7 @@ BACKLOG = 4096
 class Start(msgspec.Struct):
     """The first line: who the parent is, the listening socket it hands down, and the secrets.
 
+    With `handover`, the path of a socket, the server outlives its parent and waits there for the next.
     `boots` is the folder to keep what boots read in; without it nothing is learned or warmed.
     """
 
@@ -25,6 +26,7 @@ class Start(msgspec.Struct):
     cache_bytes: int
     index: str
     places: StorePlaces
+    handover: str | None = None
     boots: str | None = None
 
 
@@ -36,3 +38,16 @@ class Counters(msgspec.Struct):
 
     served: list[tuple[str, str, int]]
     corrupt: list[tuple[str, str, str, int]]
+
+    def since(self, earlier: "Counters") -> "Counters":
+        """What came after `earlier`."""
+        sent = {(store, image): count for store, image, count in earlier.served}
+        found = {(store, tenant, image): reads for store, tenant, image, reads in earlier.corrupt}
+        return Counters(
+            [(store, image, count - sent.get((store, image), 0)) for store, image, count in self.served],
+            [
+                (store, tenant, image, reads)
+                for store, tenant, image, reads in self.corrupt
+                if reads != found.get((store, tenant, image))
+            ],
+        )

@@ -5,8 +5,9 @@ every store of its plan; when it is hydrated it reads no more, but counts as tol
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from zlib import crc32
 
 from sqlalchemy import (
     Boolean,
@@ -108,13 +109,19 @@ def choose_stores(
 
 
 def choose_reader(
-    connection: Connection, machine: str, owner: str, region: str, limit: int = REPLICAS_OF_A_PLAN
+    connection: Connection,
+    machine: str,
+    owner: str,
+    region: str,
+    limit: int = REPLICAS_OF_A_PLAN,
+    silent: Collection[tuple[str, str]] = (),
 ) -> ReadPlan:
     """Decide where `machine` reads the image of `owner`, and write it down.
 
     The replica with the fewest readers comes first; of equals the one whose store has fewer readers
     of anything, then the one that fewer machines were told. The fallbacks go around the others, so
-    that the machines of a dead replica spread over them. Asked again for a machine that reads, it
+    that the machines of a dead replica spread over them. Replicas that are `silent` (store, image id)
+    come first only when there is no other, and last among the fallbacks. Asked again for a machine that reads, it
     answers the same as long as those replicas are there, and never another image, even when the
     owner has gone or come back with one. Runs in the caller's write transaction.
     Raises `NoReplicaInRegion`.
@@ -139,11 +146,15 @@ def choose_reader(
     reads = _count(connection, stores, readers.c.owner == owner, readers.c.is_reading)
     store_reads = _count(connection, stores, readers.c.is_reading)
     told = _count(connection, stores, readers.c.owner == owner)
-    first = min(stores, key=lambda store: (reads[store], store_reads[store], told[store], store))
+    lost = {store for store in stores if (store, held[0].image_id) in silent}
+    first = min(
+        stores, key=lambda store: (store in lost, reads[store], store_reads[store], told[store], store)
+    )
     at = stores.index(first)
     others = stores[at + 1 :] + stores[:at]
     turn = told[first] % len(others) if others else 0
-    plan = ReadPlan([first, *others[turn:], *others[:turn]][:limit], held[0].image_id, held[0].tenant_id)
+    order = sorted([first, *others[turn:], *others[:turn]], key=lambda store: store in lost)
+    plan = ReadPlan(order[:limit], held[0].image_id, held[0].tenant_id)
     connection.execute(
         insert(readers).values(
             machine=machine,
@@ -193,6 +204,46 @@ def share_reading(connection: Connection, machine: str, sharer: str) -> ReadPlan
     return read_plan(connection, sharer)
 
 
+def add_fallbacks(
+    connection: Connection, machine: str, silent: Collection[tuple[str, str]], limit: int = REPLICAS_OF_A_PLAN
+) -> ReadPlan | None:
+    """Give a machine whose replicas fell silent others, until `limit` of its plan answer or all are in it.
+
+    Returns its plan, or None when it reads nothing. Runs in the caller's write transaction.
+    """
+    row = connection.execute(
+        select(readers).where(readers.c.machine == machine, readers.c.is_reading)
+    ).one_or_none()
+    if row is None:
+        return None
+    columns = replicas_table.c
+    held = connection.scalars(
+        select(columns.store)
+        .where(columns.owner == row.owner, columns.region == row.region, columns.state == "Completed")
+        .where(columns.image_id == row.image_id, columns.tenant_id == row.tenant_id)
+        .order_by(columns.store)
+        .with_for_update()
+    ).all()
+    stores = [row.store, *row.fallbacks]
+    answering = sum((store, row.image_id) not in silent for store in stores)
+    others = [store for store in held if store not in stores and (store, row.image_id) not in silent]
+    turn = crc32(machine.encode()) % len(others) if others else 0
+    added = [*others[turn:], *others[:turn]][: max(0, limit - answering)]
+    if added:
+        connection.execute(
+            update(readers).where(readers.c.machine == machine).values(fallbacks=[*row.fallbacks, *added])
+        )
+    return ReadPlan([*stores, *added], row.image_id, row.tenant_id)
+
+
+def read_plans(connection: Connection) -> dict[str, ReadPlan]:
+    """The plans of all machines that read today."""
+    return {
+        row.machine: ReadPlan([row.store, *row.fallbacks], row.image_id, row.tenant_id)
+        for row in connection.execute(select(readers).where(readers.c.is_reading))
+    }
+
+
 def end_reading(connection: Connection, machine: str) -> None:
     """`machine` is hydrated: nothing is pinned for it any more. Call `leftovers.sweep` afterwards."""
     connection.execute(update(readers).where(readers.c.machine == machine).values(is_reading=False))
@@ -209,9 +260,15 @@ def readers_per_store(connection: Connection, owner: str) -> dict[str, int]:
     return dict(connection.execute(query).all())
 
 
-def reading_regions(connection: Connection) -> list[str]:
-    """The regions in which machines read today: their replica servers are needed."""
-    return list(connection.scalars(select(readers.c.region).where(readers.c.is_reading).distinct()))
+def read_replicas(connection: Connection) -> set[tuple[str, str, str, str]]:
+    """The replicas that machines read today, as (region, store, tenant id, image id)."""
+    columns = readers.c
+    query = select(columns.region, columns.store, columns.fallbacks, columns.tenant_id, columns.image_id)
+    return {
+        (row.region, store, row.tenant_id, row.image_id)
+        for row in connection.execute(query.where(columns.is_reading))
+        for store in (row.store, *row.fallbacks)
+    }
 
 
 def is_pinned(connection: Connection, store: str, tenant_id: str, image_id: str) -> bool:

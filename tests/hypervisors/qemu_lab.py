@@ -1,6 +1,7 @@
 """What tests of machines use: replicas that serve and fail, and ways to see what a machine does."""
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import TypeVar
 from opengallery.hypervisors import MachineSpec, Qemu, ReplicaUrl, Seed
 from opengallery.settings import Settings
 
+MIB = 1 << 20
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
 
@@ -57,6 +59,14 @@ class Replicas:
         self.processes[replica.url].kill()
         self.processes[replica.url].wait()
 
+    def stop(self, replica: ReplicaUrl) -> None:
+        """Let one be silent: its connections stay open, and nobody answers."""
+        self.processes[replica.url].send_signal(signal.SIGSTOP)
+
+    def go_on(self, replica: ReplicaUrl) -> None:
+        """Let one that was stopped answer again."""
+        self.processes[replica.url].send_signal(signal.SIGCONT)
+
     def is_dead(self, replica: ReplicaUrl) -> bool:
         """Return whether one has ended."""
         return self.processes[replica.url].poll() is not None
@@ -71,9 +81,11 @@ class Replicas:
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def close(self) -> None:
+        """End all that are there."""
         for process in self.processes.values():
             process.kill()
             process.communicate()
+        self.processes.clear()
 
 
 @dataclass

@@ -28,7 +28,8 @@ def test_nothing_runs_before_it_is_needed(region: Any) -> None:
 def test_many_threads_get_one_server(region: Any) -> None:
     found: list[tuple[str, int]] = []
     threads = [
-        threading.Thread(target=lambda: found.append(region.servers.address("westeurope"))) for _ in range(8)
+        threading.Thread(target=lambda: found.append(region.servers.address("westeurope", "westeurope-01")))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -60,12 +61,12 @@ def test_a_killed_server_comes_back_on_its_port_and_loses_no_read(region: Any) -
 def test_ports_outlive_the_control_plane(region: Any) -> None:
     url, cookie = region.url(), region.cookie()
     assert json.loads((region.settings.data / "replica-servers.json").read_text()) == {
-        "westeurope": region.servers.address("westeurope")[1]
+        "westeurope": region.servers.address("westeurope", "westeurope-01")[1]
     }
     region.servers.close()
     again = ReplicaServers(region.settings, region.stores)
     try:
-        again.start(["westeurope"])
+        again.start([("westeurope", "westeurope-01")])
         answer = region.client.get(url, headers={"Cookie": cookie, "Range": "bytes=0-9"})
         assert answer.content == region.content[:10]
     finally:
@@ -101,14 +102,14 @@ def test_new_stores_and_tenants_are_served_without_a_restart(region: Any) -> Non
 
 
 def test_a_port_that_is_taken_is_not_shared(region: Any, tmp_path: Path) -> None:
-    _, port = region.servers.address("westeurope")
+    _, port = region.servers.address("westeurope", "westeurope-01")
     other = tmp_path / "other"
     other.mkdir()
     (other / "replica-servers.json").write_text(json.dumps({"westeurope": port}))
     region.settings.data = other
     servers = ReplicaServers(region.settings, region.stores)
     try:
-        assert servers.address("westeurope")[1] != port
+        assert servers.address("westeurope", "westeurope-01")[1] != port
     finally:
         servers.close()
 
@@ -130,7 +131,7 @@ from opengallery.settings import Settings
 
 settings = Settings(data=Path(sys.argv[1]))
 servers = ReplicaServers(settings, Stores(settings, Database(settings.database)))
-servers.address("westeurope")
+servers.address("westeurope", "westeurope-01")
 print(servers.pids()["westeurope"], flush=True)
 time.sleep(600)
 """

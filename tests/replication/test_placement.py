@@ -11,13 +11,14 @@ from opengallery.database import Database
 from opengallery.replication.placement import (
     NoReplicaInRegion,
     TooManyReplicas,
+    add_fallbacks,
     choose_reader,
     choose_stores,
     end_reading,
     is_pinned,
     read_plan,
+    read_replicas,
     readers_per_store,
-    reading_regions,
     release_reader,
 )
 from opengallery.replication.progress import replicas_table, set_state
@@ -135,12 +136,12 @@ def test_a_hydrated_machine_pins_nothing_but_is_still_counted(
         plan = choose_reader(connection, "m", "v", "east")
         assert all(is_pinned(connection, store, "t", plan.image_id) for store in NAMES[:2])
         assert not is_pinned(connection, NAMES[2], "t", plan.image_id)
-        assert reading_regions(connection) == ["east"]
+        assert read_replicas(connection) == {("east", store, "t", plan.image_id) for store in NAMES[:2]}
         end_reading(connection, "m")
         assert not any(is_pinned(connection, store, "t", plan.image_id) for store in NAMES[:2])
         assert readers_per_store(connection, "v") == {plan.stores[0]: 1}
         assert read_plan(connection, "m") is None
-        assert reading_regions(connection) == []
+        assert read_replicas(connection) == set()
         release_reader(connection, "m")
         assert readers_per_store(connection, "v") == {}
 
@@ -182,3 +183,36 @@ def test_a_machine_that_reads_is_never_told_another_image(
         assert choose_reader(connection, "m", "v", "east") == plan
         release_reader(connection, "m")
         assert choose_reader(connection, "m", "v", "east").image_id == "2" * 64
+
+
+def test_a_silent_replica_is_told_to_new_machines_last(database: Database, add_replica: AddReplica) -> None:
+    with database.write() as connection:
+        for store in NAMES[:3]:
+            add_replica(connection, "v", store)
+        silent = {("east-01", "1" * 64)}
+        plans = [choose_reader(connection, f"m{n}", "v", "east", silent=silent).stores for n in range(4)]
+        assert [plan[0] for plan in plans] == ["east-02", "east-03", "east-02", "east-03"]
+        assert {plan[-1] for plan in plans} == {"east-01"}
+        assert choose_reader(connection, "back", "v", "east").stores[0] == "east-01"
+        every = {(store, "1" * 64) for store in NAMES}
+        assert len(choose_reader(connection, "m9", "v", "east", silent=every).stores) == 3
+
+
+def test_a_machine_whose_replicas_fall_silent_is_told_others(
+    database: Database, add_replica: AddReplica
+) -> None:
+    with database.write() as connection:
+        for store in NAMES:
+            add_replica(connection, "v", store)
+        plan = choose_reader(connection, "m", "v", "east")
+        assert add_fallbacks(connection, "m", set()) == plan
+        (other,) = set(NAMES) - set(plan.stores)
+        silent = {(store, plan.image_id) for store in plan.stores}
+        extended = add_fallbacks(connection, "m", silent)
+        assert extended is not None and extended.stores == [*plan.stores, other]
+        assert read_plan(connection, "m") == extended
+        assert is_pinned(connection, other, "t", plan.image_id)
+        connection.execute(delete(replicas_table))
+        assert add_fallbacks(connection, "m", silent) == extended
+        end_reading(connection, "m")
+        assert add_fallbacks(connection, "m", silent) is None

@@ -1,16 +1,12 @@
 """Machines: from a virtual machine's resource to the machine that the hypervisor runs."""
 
 from collections.abc import Iterator
-from datetime import timedelta
-
-import structlog
 
 from opengallery.arm import resources
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
-from opengallery.database import now
 from opengallery.hypervisors.machine import (
     GuestNetwork,
     HypervisorError,
@@ -21,6 +17,7 @@ from opengallery.hypervisors.machine import (
 from opengallery.providers.compute.machine_disks import data_disks
 from opengallery.providers.compute.machine_ports import open_ports
 from opengallery.providers.compute.os_profiles import seed
+from opengallery.providers.compute.replicas import replica_url
 from opengallery.providers.compute.vm_sizes import granted
 from opengallery.providers.network import virtual_networks
 from opengallery.replication import placement
@@ -30,11 +27,7 @@ TYPE = "Microsoft.Compute/virtualMachines"
 INSTANCE_TYPE = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines"
 TYPES = (TYPE, INSTANCE_TYPE)
 RUNNING = "running"
-_COOKIE_LIFE = timedelta(days=365)
-_RESUME_INTERVAL_S = 3
 _PAGE = 500
-
-log = structlog.get_logger()
 
 
 def machine_id(machine: Resource) -> str:
@@ -50,7 +43,11 @@ def choose_replica(services: Services, machine: Resource) -> placement.ReadPlan:
     with services.database.write() as connection:
         try:
             return placement.choose_reader(
-                connection, machine.key, machine.private["image"]["owner"], machine.location or ""
+                connection,
+                machine.key,
+                machine.private["image"]["owner"],
+                machine.location or "",
+                silent=services.health.silent,
             )
         except placement.NoReplicaInRegion as error:
             raise ArmError(
@@ -96,20 +93,24 @@ def _network(services: Services, machine: Resource) -> GuestNetwork | None:
 def start(services: Services, machine: Resource) -> None:
     """Start the machine over its replicas, in the order it was told, and open its ports.
 
-    Raises 409 when no replica answers.
+    Raises 409 when no replica answers. A hydrated machine needs none.
     """
+    is_hydrated = services.hypervisor.is_hydrated(machine_id(machine))
+    _start(services, machine, [] if is_hydrated else _replicas(services, machine))
+
+
+def _replicas(services: Services, machine: Resource) -> list[ReplicaUrl]:
     plan = choose_replica(services, machine)
-    servers, region, name = services.replica_servers, machine.location or "", machine_id(machine)
-    until = now() + _COOKIE_LIFE
-    replicas = [
-        ReplicaUrl(
-            servers.url(region, store, plan.tenant_id, plan.image_id),
-            servers.cookie(region, store, plan.tenant_id, plan.image_id, name, until),
-        )
-        for store in plan.stores
-    ]
+    region, name = machine.location or "", machine_id(machine)
+    found = (
+        replica_url(services, region, store, plan.tenant_id, plan.image_id, name) for store in plan.stores
+    )
+    return [replica for replica in found if replica is not None]
+
+
+def _start(services: Services, machine: Resource, replicas: list[ReplicaUrl]) -> None:
     try:
-        services.hypervisor.start(name, replicas)
+        services.hypervisor.start(machine_id(machine), replicas)
         open_ports(services, machine, started(services))
     except NoLiveReplica as error:
         raise ArmError(
@@ -128,37 +129,18 @@ def release(services: Services, machine: Resource) -> None:
     sweep()
 
 
-def watch(services: Services) -> None:
-    """Every few seconds let machines go on that were paused, until the server closes."""
-    while not services.closing.wait(_RESUME_INTERVAL_S):
-        try:
-            resume_paused(services)
-        except Exception:
-            log.exception("paused machines could not be resumed")
-
-
-def resume_paused(services: Services) -> None:
-    """Let every machine go on that was paused because no replica answered.
-
-    If there is still none, it pauses again at its next read: nothing is lost, nothing wrong is read.
-    """
-    for machine in started(services):
-        name = machine_id(machine)
-        try:
-            if services.hypervisor.state(name) == "paused":
-                services.hypervisor.resume(name)
-                log.warning("machine goes on", machine=str(machine.id))
-        except HypervisorError as error:
-            log.warning("machine stays paused", machine=str(machine.id), reason=str(error))
-
-
 def started(services: Services) -> Iterator[Resource]:
     """The machines that were started and not stopped."""
+    return (machine for machine in every(services) if machine.private.get("power") == RUNNING)
+
+
+def every(services: Services) -> Iterator[Resource]:
+    """All machines, page by page."""
     after = ""
     while True:
         with services.database.read() as connection:
             found = resources.page(connection, TYPES, ResourceId(), after, _PAGE)
-        yield from (machine for machine in found if machine.private.get("power") == RUNNING)
+        yield from found
         if len(found) < _PAGE:
             return
         after = found[-1].key

@@ -1,5 +1,6 @@
 """Replicas of a version: our own addition to the API, `GET {version}/replicas`."""
 
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -9,9 +10,13 @@ from sqlalchemy import Connection
 from opengallery.arm.call import Call
 from opengallery.arm.resources import Resource
 from opengallery.arm.services import Services
+from opengallery.database import now
+from opengallery.hypervisors.machine import ReplicaUrl
+from opengallery.replica_server.process import ReplicaServerFailed
 from opengallery.replication import placement, progress, workflows
 
 RECORD_INTERVAL_S = 5
+_COOKIE_LIFE = timedelta(days=365)
 
 log = structlog.get_logger()
 
@@ -23,6 +28,20 @@ def complete(connection: Connection, key: str, region: str | None = None) -> lis
         for replica in progress.replicas(connection, key)
         if replica.state == "Completed" and region in (None, replica.region)
     ]
+
+
+def replica_url(
+    services: Services, region: str, store: str, tenant_id: str, image_id: str, reader: str
+) -> ReplicaUrl | None:
+    """Where `reader` reads a replica, signed for it alone; None when the replica's server does not start."""
+    servers = services.replica_servers
+    try:
+        url = servers.url(region, store, tenant_id, image_id)
+    except ReplicaServerFailed as error:
+        log.warning("replica can't be read", store=store, reason=str(error))
+        return None
+    until = now() + _COOKIE_LIFE
+    return ReplicaUrl(url, servers.cookie(region, store, tenant_id, image_id, reader, until))
 
 
 def record_reads(services: Services) -> None:

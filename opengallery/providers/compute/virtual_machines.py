@@ -19,6 +19,7 @@ from opengallery.database import now
 from opengallery.providers.compute import (
     COMPUTE_NAME,
     COMPUTE_VERSIONS,
+    hydration,
     machine_disks,
     machine_ports,
     machines,
@@ -271,6 +272,7 @@ def instance_view(call: Call, machine: Resource) -> dict[str, Any]:
         "hardware": {"vCPUs": vcpus, "memoryMiB": memory_mib},
         "bootDiagnostics": {},
         "imageReplica": {"store": plan.stores[0], "fallbacks": list(plan.stores[1:])} if plan else None,
+        "hydration": hydration.view(call.services, machine),
         "ports": machine_ports.view(call.services, machine),
         "statuses": [
             {
