@@ -1,5 +1,6 @@
 """Replicas of a version: our own addition to the API, `GET {version}/replicas`."""
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +43,13 @@ def replica_url(
         return None
     until = now() + _COOKIE_LIFE
     return ReplicaUrl(url, servers.cookie(region, store, tenant_id, image_id, reader, until))
+
+
+def warm(services: Services, region: str, replicas: Iterable[Sequence[str]]) -> None:
+    """Machines are about to read these replicas, (store, tenant id, image id): have ready what boots read."""
+    for store, tenant_id, image_id in replicas:
+        if (store, image_id) not in services.health.silent:
+            services.replica_servers.warm(region, store, tenant_id, image_id)
 
 
 def record_reads(services: Services) -> None:

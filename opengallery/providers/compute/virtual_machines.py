@@ -23,6 +23,7 @@ from opengallery.providers.compute import (
     machine_disks,
     machine_ports,
     machines,
+    replicas,
 )
 from opengallery.providers.compute.boot_diagnostics import boot_diagnostics
 from opengallery.providers.compute.image_references import refer
@@ -150,7 +151,8 @@ def _create(work: Work) -> None:
         _resize(work, machine)
         return
     plan = work.step("choose a replica", machines.choose_replica, work.services, machine)
-    work.services.replica_servers.warm(machine.location or "", plan.stores[0], plan.tenant_id, plan.image_id)
+    first = plan.stores[0], plan.tenant_id, plan.image_id
+    replicas.warm(work.services, machine.location or "", [first])
     work.step("make", machines.make, work.services, machine)
     work.change_private(madeSize=_size(machine))
     _run(work)
