@@ -43,26 +43,22 @@ class Boots:
     def __init__(self, data: Path) -> None:
         """`data` is the folder that `boot_pieces` writes into."""
         self._data = data
-        self._boots: dict[str, _Boot] = {}
+        # By machine. While there is none, `note` wants to know of reads of the first bytes only.
+        self.under_way: dict[str, _Boot] = {}
         self._over: set[str] = set()
         self._begun: Counter[Image] = Counter()
         self._learned: dict[Image, dict[int, None]] = {}
         self._unsaved: set[Image] = set()
         self._saving = threading.Lock()
 
-    @property
-    def are_under_way(self) -> bool:
-        """Whether `note` wants to know of reads other than those of the first bytes."""
-        return bool(self._boots)
-
     def note(self, image: Image, machine: str, first: int, end: int) -> bool:
         """Learn from a machine's read of bytes `first` to `end`. Returns whether it begins a boot."""
-        boot = self._boots.get(machine)
+        boot = self.under_way.get(machine)
         if boot is None:
             if first or end > MAX_READ_BYTES or machine in self._over:
                 return False
             self._begin(image, machine)
-            boot = self._boots.get(machine)
+            boot = self.under_way.get(machine)
             if boot is not None:
                 self._learn(boot, first, end)
             return True
@@ -100,18 +96,18 @@ class Boots:
         if self._begun[image] >= BOOTS_OF_AN_IMAGE:
             return
         now_s = time.monotonic()
-        if len(self._boots) >= AT_ONCE:
-            for other, boot in list(self._boots.items()):
+        if len(self.under_way) >= AT_ONCE:
+            for other, boot in list(self.under_way.items()):
                 if now_s > boot.until_s or now_s - boot.last_s > QUIET_S:
                     self._end(other)
-        if len(self._boots) < AT_ONCE and (image in self._learned or len(self._learned) < IMAGES):
+        if len(self.under_way) < AT_ONCE and (image in self._learned or len(self._learned) < IMAGES):
             self._begun[image] += 1
             self._learned.setdefault(image, {})
-            self._boots[machine] = _Boot(image, now_s)
+            self.under_way[machine] = _Boot(image, now_s)
 
     def _end(self, machine: str) -> None:
         """Learn no more from it: a machine that is started again shows another cookie."""
-        del self._boots[machine]
+        del self.under_way[machine]
         if len(self._over) >= MACHINES:
             self._over.clear()
         self._over.add(machine)

@@ -41,11 +41,11 @@ class _Slab:
 class CheckedImage:
     """What is here of one image: of all its replicas, since they have the same bytes."""
 
-    __slots__ = ("_cache", "slabs")
+    __slots__ = ("_cache", "_used", "slabs")
 
     def __init__(self, cache: "CheckedBytes") -> None:
         """Nothing is here yet."""
-        self._cache = cache
+        self._cache, self._used = cache, cache.recent.move_to_end
         self.slabs: dict[int, _Slab] = {}
 
     def find(self, offset: int, end: int) -> tuple[mmap.mmap, int, int] | None:
@@ -65,7 +65,7 @@ class CheckedImage:
             if lowest == first:
                 return None
             stop = lowest * PIECE_BYTES
-        self._cache.touch(slab)
+        self._used(slab)
         return slab.memory, start, stop
 
     def holds(self, offset: int, end: int) -> bool:
@@ -94,7 +94,8 @@ class CheckedBytes:
         self.max_bytes = max(max_bytes, MIN_BYTES)
         self.used_bytes = 0
         self._images: dict[tuple[str, str], CheckedImage] = {}
-        self._slabs: OrderedDict[_Slab, None] = OrderedDict()
+        # The most recently used comes last.
+        self.recent: OrderedDict[_Slab, None] = OrderedDict()
 
     def image(self, tenant_id: str, image_id: str) -> CheckedImage:
         """What is here of an image. Keep it no longer than the request: an empty one is let go."""
@@ -111,10 +112,6 @@ class CheckedBytes:
         image = self._images.get(name)
         return None if image is None else image.find(offset, end)
 
-    def touch(self, slab: _Slab) -> None:
-        """Make a slab the most recently used."""
-        self._slabs.move_to_end(slab)
-
     def fill(self, image: CheckedImage, number: int, start: int, piece: bytes) -> None:
         """Write the piece at `start` of a slab, if it is not there yet."""
         bit = 1 << start // PIECE_BYTES
@@ -129,19 +126,19 @@ class CheckedBytes:
                 slab.cost_bytes += cost_bytes
                 self.used_bytes += cost_bytes
             slab.present |= bit
-        self._slabs.move_to_end(slab)
+        self.recent.move_to_end(slab)
 
     def _add(self, image: CheckedImage, number: int) -> _Slab:
         slab = image.slabs[number] = _Slab(image, number)
-        self._slabs[slab] = None
+        self.recent[slab] = None
         self.used_bytes += slab.cost_bytes
         return slab
 
     def _make_room(self, wanted_bytes: int) -> None:
-        while self._slabs and (
-            self.used_bytes + wanted_bytes > self.max_bytes or len(self._slabs) >= MAX_SLABS
+        while self.recent and (
+            self.used_bytes + wanted_bytes > self.max_bytes or len(self.recent) >= MAX_SLABS
         ):
-            slab, _ = self._slabs.popitem(last=False)
+            slab, _ = self.recent.popitem(last=False)
             del slab.image.slabs[slab.number]
             slab.memory.close()
             self.used_bytes -= slab.cost_bytes

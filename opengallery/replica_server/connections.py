@@ -12,14 +12,15 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
 from opengallery.replica_server.requests import BadRequest, Request, take_request
+from opengallery.replica_server.steps import AnswerBroken, Chore, Hot, Part, Step, Steps, Words
 
 # A head must have come whole after so long; a kept connection may rest, and a client may take nothing.
 HEAD_TIMEOUT_S = 10.0
@@ -31,43 +32,11 @@ RECEIVE_BYTES = 16 << 10
 # One connection sends so much before others have their turn.
 TURN_BYTES = 2 << 20
 ACCEPT_AT_ONCE = 64
-EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+READABLE, ENDED = select.EPOLLIN, select.EPOLLRDHUP
+EVENTS = READABLE | select.EPOLLOUT | ENDED | select.EPOLLET
 GONE = select.EPOLLERR | select.EPOLLHUP
 
 log = structlog.get_logger()
-
-
-class Words(NamedTuple):
-    """Bytes that go out as they are."""
-
-    content: bytes
-
-
-class Part(NamedTuple):
-    """A head that goes out as it is, and bytes `start` to `end` of a memory behind it.
-
-    They are sent at once as far as the socket takes them; the step's value is how many.
-    """
-
-    head: bytes
-    memory: mmap.mmap
-    start: int
-    end: int
-
-
-Step = Words | Part | Future[Any]
-Chore = Generator[Future[Any], Any, None]
-"""Steps for nobody's connection: they only wait for work."""
-Steps = Generator[Step, Any, None]
-
-
-Hot = tuple[bytes, mmap.mmap, int, int, bool, Callable[[int], Steps | None]]
-"""An answer that begins at once: a `Part`, whether the connection is kept, and what gives the other steps
-when so many bytes of the part were sent."""
-
-
-class AnswerBroken(Exception):
-    """The rest of an answer can't be sent: only the end of its connection tells the client so."""
 
 
 class Connection:
@@ -127,6 +96,7 @@ class Connections:
     def serve(self) -> None:
         """Answer requests until `stop`; then only finish what was begun, for a moment."""
         self._listener.setblocking(False)
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for what it accepts
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
         sweep_s = time.monotonic() + SWEEP_INTERVAL_S
@@ -172,9 +142,9 @@ class Connections:
         if event & GONE:
             self._close(connection)
             return
-        if event & select.EPOLLIN:
+        if event & READABLE:
             connection.is_readable = True
-        if event & select.EPOLLRDHUP:
+        if event & ENDED:
             connection.has_ended = connection.is_readable = True
         if not connection.is_waiting:
             self._go_on(connection)
@@ -195,10 +165,13 @@ class Connections:
                 self._rest()
                 return
             accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(accepted, self._now_s + HEAD_TIMEOUT_S)
             self._connections[connection.file] = connection
-            self._epoll.register(connection.file, EVENTS)
+            # Mostly its request has come with it, and a hot answer to that may be all.
+            connection.is_readable = True
+            self._go_on(connection)
+            if connection.file >= 0:
+                self._epoll.register(connection.file, EVENTS)
 
     def _rest(self) -> None:
         """Accept nothing until the next sweep."""

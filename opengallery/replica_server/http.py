@@ -23,12 +23,12 @@ import structlog
 
 from opengallery.replica_server.boots import Boots
 from opengallery.replica_server.checked_bytes import CheckedBytes, CheckedImage
-from opengallery.replica_server.connections import AnswerBroken, Hot, Part, Steps, Words
 from opengallery.replica_server.cookies import expires_at_s
 from opengallery.replica_server.grants import Grant, Grants
 from opengallery.replica_server.images import Images, UnknownReplica, UnreadableReplica
 from opengallery.replica_server.protocol import Counters
 from opengallery.replica_server.requests import BadRequest, Request
+from opengallery.replica_server.steps import AnswerBroken, Hot, Part, Steps, Words
 from opengallery.replica_server.warming import Replica, Warming
 from opengallery.replication.boot_pieces import PIECE_BYTES
 
@@ -148,7 +148,7 @@ class ReplicaApplication:
         place = self._checked.find(grant.image, first, end)
         if place is None:
             return None
-        if self._boots is not None and (not first or self._boots.are_under_way):
+        if self._boots is not None and (not first or self._boots.under_way):
             self._learn(grant, first, end)
         head = _image_head(grant, first, end, now_s)
         return head, *place, grant.is_kept, partial(self._rest, grant, first, end)

@@ -6,15 +6,15 @@ machine waits for a read. It takes three quarters of the cache at most.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import structlog
 
 from opengallery.replica_server.boots import Boots
 from opengallery.replica_server.checked_bytes import CheckedBytes
 from opengallery.replica_server.images import Images, UnknownReplica, UnreadableReplica
+from opengallery.replica_server.steps import Chore
 from opengallery.replication.boot_pieces import PIECE_BYTES
 
 STEP_PIECES = 4
@@ -58,7 +58,7 @@ class Warming:
                 self._wish.set_result(None)
         return False
 
-    def fulfil(self) -> Generator[Future[Any], Any, None]:
+    def fulfil(self) -> Chore:
         """The steps of all warming, without an end."""
         while True:
             yield self._wish
@@ -75,7 +75,7 @@ class Warming:
                     self._warmed_s.clear()
                 self._warmed_s[image] = time.monotonic()
 
-    def _warm(self, replica: Replica) -> Generator[Future[Any], Any, None]:
+    def _warm(self, replica: Replica) -> Chore:
         image = replica[1:]
         pieces = yield self._thread.submit(self._boots.pieces, image)
         if not pieces:
