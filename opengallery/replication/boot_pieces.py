@@ -50,10 +50,11 @@ def add(data: Path, tenant_id: str, image_id: str, pieces: list[int]) -> None:
 
 def forget(data: Path, tenant_id: str, image_id: str) -> None:
     """Delete what is known of an image that is gone."""
-    path = _path(data, tenant_id, image_id)
+    folder = _path(data, tenant_id, image_id).parent
     with suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()
+        for path in folder.glob(f"{image_id}.*"):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _path(data: Path, tenant_id: str, image_id: str) -> Path:
