@@ -1,10 +1,10 @@
 -- wrk's side of bench/replica_server.py: random ranges from a prepared list, and a line of JSON at the end.
--- Arguments: the list (a range's first byte a line), bytes a range, the Cookie header.
+-- Arguments: the list (a range's first byte a line), bytes a range, the Connection and Cookie headers.
 local requests, turn = {}, 0
 
 function init(arguments)
-  local length, headers = tonumber(arguments[2]), { ["Connection"] = "keep-alive" }
-  if arguments[3] then headers["Cookie"] = arguments[3] end
+  local length, headers = tonumber(arguments[2]), { ["Connection"] = arguments[3] }
+  if arguments[4] then headers["Cookie"] = arguments[4] end
   for line in io.lines(arguments[1]) do
     local first = tonumber(line)
     headers["Range"] = string.format("bytes=%d-%d", first, first + length - 1)

@@ -30,7 +30,7 @@ class ReplicaProcess:
         self._key, self._secret = secrets.token_bytes(32), secrets.token_urlsafe(32)
         self._replica = store, tenant_id, image_id
         self._listener = listener
-        self.process = spawn(listener)
+        self.process = spawn(listener, Path(stores.data) / store)
         places = StorePlaces([stores.place(store)], {tenant_id: stores.keys.data_key(tenant_id)})
         index = str(Path(stores.data) / "index")
         start = Start(os.getpid(), listener.fileno(), self._key, self._secret, CACHE_BYTES, index, places)

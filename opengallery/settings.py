@@ -47,6 +47,7 @@ class ReplicaSettings(msgspec.Struct, forbid_unknown_fields=True):
     """What a replica server may use."""
 
     cache_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
+    prefetch: bool = True
     server_for: Literal["region", "store"] = "region"
 
 

@@ -20,7 +20,7 @@ BOOT_IMAGE_PACKAGES="syslinux syslinux-common syslinux-efi mtools dosfstools fdi
 DEVELOP_PACKAGES="postgresql btrfs-progs"
 SOAK_PACKAGES="ceph-mon ceph-osd radosgw nodejs npm curl"
 AZURITE_VERSION=3.35.0
-BENCH_PACKAGES="mmdebstrap extlinux e2fsprogs casync restic borgbackup rsync wrk iproute2"
+BENCH_PACKAGES="mmdebstrap extlinux e2fsprogs casync restic borgbackup rsync wrk iproute2 nginx-light curl"
 
 say() { printf '%s\n' "setup: $*" >&2; }
 fail() { say "$@"; exit 1; }

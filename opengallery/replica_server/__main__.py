@@ -18,6 +18,7 @@ from typing import TextIO
 
 import msgspec
 
+from opengallery.replica_server.boots import Boots
 from opengallery.replica_server.checked_bytes import CheckedBytes
 from opengallery.replica_server.connections import Connections
 from opengallery.replica_server.handover import outlive
@@ -32,6 +33,9 @@ FRAME_CACHE_BYTES = 128 << 20
 # Threads that decompress must not hold up the one that sends.
 SWITCH_INTERVAL_S = 0.0005
 PR_SET_PDEATHSIG = 1
+# From malloc.h. Threads that decompress would each keep a heap, and holes in it where frames were: 110 MB more.
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+LARGE_BYTES = 64 << 10
 
 
 def main() -> None:
@@ -40,8 +44,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     start = msgspec.json.decode(sys.stdin.readline(), type=Start)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_ARENA_MAX, 2)
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
     if start.handover is None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if start.handover is None and os.getppid() != start.parent_pid:
         sys.exit("The parent is gone already.")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -49,17 +56,26 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     images = Images(Path(start.index), FRAME_CACHE_BYTES)
     images.learn(start.places)
-    # Connections come first: a slab of the cache is an open file as well.
-    checked = CheckedBytes(start.cache_bytes, most // 4)
-    application = ReplicaApplication(images, checked, start.cookie_key, start.counters_secret)
+    checked = CheckedBytes(start.cache_bytes)
+    boots = Boots(Path(start.boots)) if start.boots else None
+    application = ReplicaApplication(images, checked, start.cookie_key, start.counters_secret, boots)
     listener = socket.socket(fileno=start.listener)
-    connections = Connections(listener, application.answer, application.refuse, min(CONNECTIONS, most // 2))
+    connections = Connections(
+        listener,
+        application.answer,
+        application.refuse,
+        min(CONNECTIONS, most // 2),
+        application.hot,
+        application.warming.fulfil() if application.warming else None,
+    )
     signal.signal(signal.SIGTERM, lambda *_: connections.stop())
     without_parent: Callable[[], None] = connections.stop
     if start.handover is not None:
         without_parent = outlive(Path(start.handover), start.listener, application.counters, connections.stop)
     threading.Thread(target=_learn, args=(images, answers, without_parent), name="learn", daemon=True).start()
     print("serving", file=answers)
+    if boots is not None:
+        threading.Thread(target=boots.save_now_and_then, name="boots", daemon=True).start()
     connections.serve()
     # The thread that waits on standard input can't be ended otherwise.
     os._exit(0)

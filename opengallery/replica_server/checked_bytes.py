@@ -1,34 +1,39 @@
-"""A bounded cache of bytes that were read and checked, laid out like their image, ready for sendfile.
+"""A bounded cache of bytes that were read and checked, laid out like their image, ready to be sent.
 
-A slab is 4 MiB of an image in a memory file of its own, sparse: pieces of 64 KiB that nobody read yet,
-and pieces of zeros, are holes in it. What falls out of the cache is a whole slab, by closing its file:
-what the kernel still has to send of it stays as it is, because a page that is on its way to a socket
-outlives its file and is never written again. All of it lives in one thread, without locks.
+A slab is 4 MiB of an image in anonymous memory: pieces of 64 KiB that nobody read yet, and pieces of
+zeros, are never written and take none. What falls out of the cache is a whole slab. Sockets get copies:
+that costs less than handing them 16 pages each time, and a slab can go at any moment. All of it lives
+in one thread, without locks.
 
-The pages are anonymous memory, never written to a disk by the cache. On a host that swaps, its swap
-belongs to its memory: what comes back from there is not checked again.
+On a host that swaps, its swap belongs to its memory: what comes back from there is not checked again.
 """
 
-import os
+import mmap
 from collections import OrderedDict
+from contextlib import suppress
+
+from opengallery.replication.boot_pieces import PIECE_BYTES
 
 SLAB_BYTES = 4 << 20
-PIECE_BYTES = 64 << 10
 MIN_BYTES = 16 << 20
-# A memory file costs the kernel about this much beside its pages, and a file descriptor.
-SLAB_COST_BYTES = 4096
+# What a slab costs beside its pieces: page tables, and what Python and the kernel know about it.
+SLAB_COST_BYTES = 12 << 10
+# Each is a mapping, of which a process may have 65,530.
+MAX_SLABS = 1 << 14
 ZEROS = bytes(PIECE_BYTES)
 
 
 class _Slab:
     """`present` has a bit for each piece that is here."""
 
-    __slots__ = ("cost_bytes", "file", "image", "number", "present")
+    __slots__ = ("cost_bytes", "image", "memory", "number", "present")
 
     def __init__(self, image: "CheckedImage", number: int) -> None:
         self.image, self.number = image, number
-        self.file = os.memfd_create("checked", os.MFD_CLOEXEC)
-        os.ftruncate(self.file, SLAB_BYTES)
+        self.memory = mmap.mmap(-1, SLAB_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):
+            # A large page takes 2 MiB for a piece. A kernel that has none refuses.
+            self.memory.madvise(mmap.MADV_NOHUGEPAGE)
         self.present = 0
         self.cost_bytes = SLAB_COST_BYTES
 
@@ -36,15 +41,15 @@ class _Slab:
 class CheckedImage:
     """What is here of one image: of all its replicas, since they have the same bytes."""
 
-    __slots__ = ("_cache", "slabs")
+    __slots__ = ("_cache", "_used", "slabs")
 
     def __init__(self, cache: "CheckedBytes") -> None:
         """Nothing is here yet."""
-        self._cache = cache
+        self._cache, self._used = cache, cache.recent.move_to_end
         self.slabs: dict[int, _Slab] = {}
 
-    def find(self, offset: int, end: int) -> tuple[int, int, int] | None:
-        """Where bytes `offset` to `end` are: (file, offset in it, how many of them follow there).
+    def find(self, offset: int, end: int) -> tuple[mmap.mmap, int, int] | None:
+        """Where bytes `offset` to `end` are: (memory, start in it, end in it of what follows there).
 
         None when the first of them is not here. Good until anything is put: send it at once.
         """
@@ -60,33 +65,37 @@ class CheckedImage:
             if lowest == first:
                 return None
             stop = lowest * PIECE_BYTES
-        self._cache.touch(slab)
-        return slab.file, start, stop - start
+        self._used(slab)
+        return slab.memory, start, stop
+
+    def holds(self, offset: int, end: int) -> bool:
+        """Whether all bytes from `offset` to `end` are here."""
+        while offset < end:
+            place = self.find(offset, end)
+            if place is None:
+                return False
+            _, start, stop = place
+            offset += stop - start
+        return True
 
     def put(self, offset: int, content: bytes) -> None:
         """Keep whole pieces from byte `offset` on; only the image's last piece may be shorter."""
         assert offset % PIECE_BYTES == 0
-        end = offset + len(content)
-        position = offset
-        while position < end:
-            number, start = divmod(position, SLAB_BYTES)
-            stop = min(end - position + start, SLAB_BYTES)
-            self._cache.fill(
-                self, number, start, content[position - offset : position - offset + stop - start]
-            )
-            position += stop - start
+        for position in range(0, len(content), PIECE_BYTES):
+            number, start = divmod(offset + position, SLAB_BYTES)
+            self._cache.fill(self, number, start, content[position : position + PIECE_BYTES])
 
 
 class CheckedBytes:
-    """The most recently used slabs of all images, up to `max_bytes` of memory and `max_slabs` files."""
+    """The most recently used slabs of all images, up to `max_bytes` of memory."""
 
-    def __init__(self, max_bytes: int, max_slabs: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         """Start empty. A cache of less than 16 MiB could not hold what is read at one time."""
         self.max_bytes = max(max_bytes, MIN_BYTES)
-        self.max_slabs = max(max_slabs, MIN_BYTES // SLAB_BYTES)
         self.used_bytes = 0
         self._images: dict[tuple[str, str], CheckedImage] = {}
-        self._slabs: OrderedDict[_Slab, None] = OrderedDict()
+        # The most recently used comes last.
+        self.recent: OrderedDict[_Slab, None] = OrderedDict()
 
     def image(self, tenant_id: str, image_id: str) -> CheckedImage:
         """What is here of an image. Keep it no longer than the request: an empty one is let go."""
@@ -98,38 +107,38 @@ class CheckedBytes:
             found = self._images[name] = CheckedImage(self)
         return found
 
-    def touch(self, slab: _Slab) -> None:
-        """Make a slab the most recently used."""
-        self._slabs.move_to_end(slab)
+    def find(self, name: tuple[str, str], offset: int, end: int) -> tuple[mmap.mmap, int, int] | None:
+        """Where bytes `offset` to `end` of the image of (tenant id, image id) are, as the image says it."""
+        image = self._images.get(name)
+        return None if image is None else image.find(offset, end)
 
-    def fill(self, image: CheckedImage, number: int, start: int, content: bytes) -> None:
-        """Write the pieces from `start` of a slab on that are not in it yet."""
-        self._make_room(len(content) + SLAB_COST_BYTES)
+    def fill(self, image: CheckedImage, number: int, start: int, piece: bytes) -> None:
+        """Write the piece at `start` of a slab, if it is not there yet."""
+        bit = 1 << start // PIECE_BYTES
         slab = image.slabs.get(number)
-        if slab is None:
-            slab = image.slabs[number] = _Slab(image, number)
-            self.used_bytes += slab.cost_bytes
-        self._slabs[slab] = None
-        self._slabs.move_to_end(slab)
-        for position in range(0, len(content), PIECE_BYTES):
-            bit = 1 << (start + position) // PIECE_BYTES
-            piece = content[position : position + PIECE_BYTES]
-            if slab.present & bit:
-                continue
-            if piece != ZEROS[: len(piece)]:
-                written = os.pwrite(slab.file, piece, start + position)
-                assert written == len(piece)
+        if slab is None or not slab.present & bit:
+            cost_bytes = 0 if piece == ZEROS[: len(piece)] else PIECE_BYTES
+            self._make_room(cost_bytes + SLAB_COST_BYTES)
+            # Making room may have dropped this very slab.
+            slab = image.slabs.get(number) or self._add(image, number)
+            if cost_bytes:
+                slab.memory[start : start + len(piece)] = piece
+                slab.cost_bytes += cost_bytes
+                self.used_bytes += cost_bytes
             slab.present |= bit
-        # Large pages can take more than was written.
-        cost_bytes = SLAB_COST_BYTES + os.fstat(slab.file).st_blocks * 512
-        self.used_bytes += cost_bytes - slab.cost_bytes
-        slab.cost_bytes = cost_bytes
+        self.recent.move_to_end(slab)
+
+    def _add(self, image: CheckedImage, number: int) -> _Slab:
+        slab = image.slabs[number] = _Slab(image, number)
+        self.recent[slab] = None
+        self.used_bytes += slab.cost_bytes
+        return slab
 
     def _make_room(self, wanted_bytes: int) -> None:
-        while self._slabs and (
-            self.used_bytes + wanted_bytes > self.max_bytes or len(self._slabs) >= self.max_slabs
+        while self.recent and (
+            self.used_bytes + wanted_bytes > self.max_bytes or len(self.recent) >= MAX_SLABS
         ):
-            slab, _ = self._slabs.popitem(last=False)
+            slab, _ = self.recent.popitem(last=False)
             del slab.image.slabs[slab.number]
-            os.close(slab.file)
+            slab.memory.close()
             self.used_bytes -= slab.cost_bytes

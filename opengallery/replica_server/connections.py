@@ -1,24 +1,26 @@
 """Connections: one thread, one epoll, and an answer to each request as a generator of steps.
 
-A step is words to send, a place in a file to send from, or work in another thread to wait for. The
+A step is words to send, a part of some memory to send, or work in another thread to wait for. The
 generator goes on when its step is done, and says what follows; nothing is read ahead of a client that
 does not take it. Requests that come one behind the other are answered in their order.
 """
 
 import math
+import mmap
 import os
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
 from opengallery.replica_server.requests import BadRequest, Request, take_request
+from opengallery.replica_server.steps import AnswerBroken, Chore, Hot, Part, Step, Steps, Words
 
 # A head must have come whole after so long; a kept connection may rest, and a client may take nothing.
 HEAD_TIMEOUT_S = 10.0
@@ -30,28 +32,11 @@ RECEIVE_BYTES = 16 << 10
 # One connection sends so much before others have their turn.
 TURN_BYTES = 2 << 20
 ACCEPT_AT_ONCE = 64
-EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+READABLE, ENDED = select.EPOLLIN, select.EPOLLRDHUP
+EVENTS = READABLE | select.EPOLLOUT | ENDED | select.EPOLLET
 GONE = select.EPOLLERR | select.EPOLLHUP
 
 log = structlog.get_logger()
-
-
-class Words(NamedTuple):
-    """Bytes that go out as they are; `has_more`: the answer goes on behind them."""
-
-    content: bytes
-    has_more: bool = False
-
-
-Place = tuple[int, int, int]
-"""File, offset in it, bytes: sent at once as far as the socket takes it; the step's value is how far."""
-
-Step = Words | Place | Future[Any]
-Steps = Generator[Step, Any, None]
-
-
-class AnswerBroken(Exception):
-    """The rest of an answer can't be sent: only the end of its connection tells the client so."""
 
 
 class Connection:
@@ -84,14 +69,20 @@ class Connections:
         answer: Callable[[Request], Steps],
         refuse: Callable[[BadRequest], Steps],
         max_connections: int,
+        hot: Callable[[bytes], Hot | None] = lambda _: None,
+        chore: Chore | None = None,
     ) -> None:
-        """`answer` begins the answer to a request, `refuse` to what is none."""
+        """`answer` begins the answer to a request, `refuse` to what is none; `chore` is done beside.
+
+        `hot` is asked first, with what was received: None lets the request be taken apart.
+        """
         self._listener = listener
-        self._answer, self._refuse = answer, refuse
+        self._answer, self._refuse, self._hot = answer, refuse, hot
         self._max_connections = max_connections
         self._connections: dict[int, Connection] = {}
+        self._chore = chore
         self._ready: deque[Connection] = deque()
-        self._done: deque[tuple[Connection, Future[Any]]] = deque()
+        self._done: deque[tuple[Connection | None, Future[Any]]] = deque()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_stopping = False
@@ -105,9 +96,11 @@ class Connections:
     def serve(self) -> None:
         """Answer requests until `stop`; then only finish what was begun, for a moment."""
         self._listener.setblocking(False)
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for what it accepts
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
         sweep_s = time.monotonic() + SWEEP_INTERVAL_S
+        self._go_on_with_chore(None)
         while not self._is_stopping:
             self._turn()
             if self._now_s >= sweep_s:
@@ -133,9 +126,13 @@ class Connections:
             else:
                 self._accept()
         for connection in ready:
-            self._go_on(connection)
+            if not connection.is_waiting:
+                self._go_on(connection)
         while self._done:
             connection, future = self._done.popleft()
+            if connection is None:
+                self._go_on_with_chore(future)
+                continue
             connection.is_waiting = False
             connection.error = future.exception()
             connection.value = None if connection.error else future.result()
@@ -145,9 +142,9 @@ class Connections:
         if event & GONE:
             self._close(connection)
             return
-        if event & select.EPOLLIN:
+        if event & READABLE:
             connection.is_readable = True
-        if event & select.EPOLLRDHUP:
+        if event & ENDED:
             connection.has_ended = connection.is_readable = True
         if not connection.is_waiting:
             self._go_on(connection)
@@ -168,10 +165,13 @@ class Connections:
                 self._rest()
                 return
             accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(accepted, self._now_s + HEAD_TIMEOUT_S)
             self._connections[connection.file] = connection
-            self._epoll.register(connection.file, EVENTS)
+            # Mostly its request has come with it, and a hot answer to that may be all.
+            connection.is_readable = True
+            self._go_on(connection)
+            if connection.file >= 0:
+                self._epoll.register(connection.file, EVENTS)
 
     def _rest(self) -> None:
         """Accept nothing until the next sweep."""
@@ -196,17 +196,43 @@ class Connections:
     def _go_on(self, connection: Connection) -> None:
         """Take a connection as far as it goes now."""
         try:
-            self._take_steps(connection)
+            is_idle = connection.answer is None and not connection.received and not connection.unsent
+            if not (is_idle and connection.is_readable and self._answer_at_once(connection)):
+                self._take_steps(connection)
         except (ConnectionError, AnswerBroken):
             self._close(connection)
         except Exception as error:
             log.exception("an answer failed", reason=str(error))
             self._close(connection)
 
+    def _answer_at_once(self, connection: Connection) -> bool:
+        """Answer a hot request in one go; whether there is nothing more to do for now."""
+        try:
+            received = connection.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            connection.is_readable = False
+            return True
+        found = self._hot(received)
+        if found is None:
+            self._take_in(connection, received)
+            return False
+        head, memory, start, end, is_kept, rest = found
+        connection.is_readable = connection.has_ended
+        connection.is_kept = is_kept
+        sent = self._send_part(connection, head, memory, start, end)
+        connection.value = None
+        connection.answer = rest(sent)
+        if sent < end - start:
+            return True
+        if connection.answer is None:
+            connection.is_ending = not is_kept
+            return is_kept and not connection.has_ended
+        return False
+
     def _take_steps(self, connection: Connection) -> None:
         room = TURN_BYTES
         while connection.file >= 0:
-            if connection.unsent and not self._send(connection, connection.unsent, 0):
+            if connection.unsent and not self._send(connection, connection.unsent):
                 return
             if connection.is_ending:
                 self._close(connection)
@@ -216,31 +242,41 @@ class Connections:
             step = self._next_step(connection)
             if step is None:
                 continue
-            if isinstance(step, Words):
-                more = socket.MSG_MORE if step.has_more else 0
-                self._send(connection, memoryview(step.content), more)
-            elif isinstance(step, Future):
-                connection.is_waiting = True
-                connection.deadline_s = math.inf
-                step.add_done_callback(lambda future: self._wake_up(connection, future))
-                return
-            else:
-                file, offset, count = step
-                connection.value = 0
-                try:
-                    sent = os.sendfile(connection.file, file, offset, count)
-                except BlockingIOError:
+            if isinstance(step, Part):
+                sent = self._send_part(connection, *step)
+                if sent < step.end - step.start:
+                    if connection.unsent:
+                        continue
+                    # The socket is full, and tells when it has room again.
                     return
-                if not sent:
-                    raise AnswerBroken("a file has less than it should")
-                connection.value = sent
-                connection.deadline_s = self._now_s + SEND_TIMEOUT_S
                 room -= sent
                 if room <= 0:
                     self._ready.append(connection)
                     return
+            elif isinstance(step, Words):
+                self._send(connection, memoryview(step.content))
+            else:
+                connection.is_waiting = True
+                connection.deadline_s = math.inf
+                step.add_done_callback(lambda future: self._wake_up(connection, future))
+                return
 
-    def _wake_up(self, connection: Connection, future: Future[Any]) -> None:
+    def _go_on_with_chore(self, done: Future[Any] | None) -> None:
+        if self._chore is None or self._is_stopping:
+            return
+        error = done.exception() if done is not None else None
+        try:
+            if error is not None:
+                future = self._chore.throw(error)
+            else:
+                future = self._chore.send(done.result() if done is not None else None)
+        except Exception as failure:
+            log.exception("a chore ended", reason=str(failure))
+            self._chore = None
+            return
+        future.add_done_callback(lambda future: self._wake_up(None, future))
+
+    def _wake_up(self, connection: Connection | None, future: Future[Any]) -> None:
         self._done.append((connection, future))
         os.eventfd_write(self._wake, 1)
 
@@ -257,10 +293,27 @@ class Connections:
         connection.is_ending = not connection.is_kept
         return None
 
-    def _send(self, connection: Connection, content: memoryview, more: int) -> bool:
+    def _send_part(self, connection: Connection, head: bytes, memory: mmap.mmap, start: int, end: int) -> int:
+        """Send a part as far as it goes; what is left of its head stays in `unsent`. Bytes of memory sent."""
+        try:
+            # One call, and no view of the memory is left behind: it may have to go before the next step.
+            if head:
+                sent = connection.socket.sendmsg((head, memoryview(memory)[start:end])) - len(head)
+            else:
+                sent = connection.socket.send(memoryview(memory)[start:end])
+            connection.deadline_s = self._now_s + SEND_TIMEOUT_S
+        except BlockingIOError:
+            sent = -len(head)
+        if sent < 0:
+            connection.unsent = memoryview(head)[sent:]
+            sent = 0
+        connection.value = sent
+        return sent
+
+    def _send(self, connection: Connection, content: memoryview) -> bool:
         """Send as much of some words as goes; the rest stays in `unsent`. Whether all went."""
         try:
-            sent = connection.socket.send(content, more)
+            sent = connection.socket.send(content)
             connection.deadline_s = self._now_s + SEND_TIMEOUT_S
         except BlockingIOError:
             sent = 0
@@ -291,14 +344,19 @@ class Connections:
             except BlockingIOError:
                 connection.is_readable = False
                 return None
+            self._take_in(connection, received)
             if not received:
-                self._close(connection)
                 return None
-            if not connection.received:
-                connection.deadline_s = min(connection.deadline_s, self._now_s + HEAD_TIMEOUT_S)
-            connection.received += received
-            # What is short was all; but for the end, which is told once only.
-            connection.is_readable = len(received) == RECEIVE_BYTES or connection.has_ended
+
+    def _take_in(self, connection: Connection, received: bytes) -> None:
+        if not received:
+            self._close(connection)
+            return
+        if not connection.received:
+            connection.deadline_s = min(connection.deadline_s, self._now_s + HEAD_TIMEOUT_S)
+        connection.received += received
+        # What is short was all; but for the end, which is told once only.
+        connection.is_readable = len(received) == RECEIVE_BYTES or connection.has_ended
 
     def _close(self, connection: Connection) -> None:
         if connection.file < 0:

@@ -6,6 +6,7 @@ It stands in a header, so it stands in no argument list and in no access log.
 import hashlib
 import hmac
 import re
+from functools import lru_cache
 
 NAME = "replica"
 MACHINE = re.compile(r"[A-Za-z0-9._~:/-]{1,1024}")
@@ -22,8 +23,11 @@ def sign(key: bytes, machine: str, store: str, tenant_id: str, image_id: str, ex
     return f"{NAME}={machine}.{expires_at_s}.{signature}"
 
 
-def is_valid(key: bytes, header: str, store: str, tenant_id: str, image_id: str, now_s: float) -> bool:
-    """Whether the Cookie header holds a signature for this replica that has not expired."""
+# A machine shows the same cookie at every read.
+@lru_cache(4096)
+def expires_at_s(key: bytes, header: str, store: str, tenant_id: str, image_id: str) -> int:
+    """When the last of a Cookie header's signatures for this replica expires; 0 when there is none."""
+    latest_s = 0
     for cookie in header.split(";"):
         name, _, value = cookie.strip().partition("=")
         machine, _, rest = value.rpartition(".")
@@ -31,9 +35,9 @@ def is_valid(key: bytes, header: str, store: str, tenant_id: str, image_id: str,
         if name != NAME or not expiry.isascii() or not expiry.isdecimal() or len(expiry) > 12:
             continue
         expected = _signature(key, machine, store, tenant_id, image_id, expiry)
-        if hmac.compare_digest(expected.encode(), rest.encode()) and now_s < int(expiry):
-            return True
-    return False
+        if hmac.compare_digest(expected.encode(), rest.encode()):
+            latest_s = max(latest_s, int(expiry))
+    return latest_s
 
 
 def _signature(key: bytes, *parts: str) -> str:

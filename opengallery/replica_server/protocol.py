@@ -16,6 +16,7 @@ class Start(msgspec.Struct):
     """The first line: who the parent is, the listening socket it hands down, and the secrets.
 
     With `handover`, the path of a socket, the server outlives its parent and waits there for the next.
+    `boots` is the folder to keep what boots read in; without it nothing is learned or warmed.
     """
 
     parent_pid: int
@@ -26,6 +27,7 @@ class Start(msgspec.Struct):
     index: str
     places: StorePlaces
     handover: str | None = None
+    boots: str | None = None
 
 
 class Counters(msgspec.Struct):

@@ -30,13 +30,14 @@ class BadRequest(Exception):
 class Request:
     """One request. Names of `headers` are in small letters; a Cookie sent in parts is put together.
 
-    `is_kept`: the client asked in so many words to go on using the connection.
+    `is_kept`: the client asked in so many words to go on using the connection. `head` is as it came.
     """
 
     method: str
     path: str
     headers: dict[bytes, bytes]
     is_kept: bool
+    head: bytes
 
 
 def take_request(received: bytearray) -> Request | None:
@@ -52,8 +53,9 @@ def take_request(received: bytearray) -> Request | None:
         if len(received) >= MAX_HEAD_BYTES:
             raise BadRequest(431, f"The head of a request has at most {MAX_HEAD_BYTES} bytes.")
         return None
-    first, *lines = bytes(received[:end]).split(b"\r\n")
-    del received[: end + len(END_OF_HEAD)]
+    head = bytes(received[: end + len(END_OF_HEAD)])
+    del received[: len(head)]
+    first, *lines = head[:end].split(b"\r\n")
     found = REQUEST_LINE.fullmatch(first)
     if found is None:
         raise BadRequest(400, "This is no request of HTTP/1.0 or HTTP/1.1.")
@@ -67,7 +69,7 @@ def take_request(received: bytearray) -> Request | None:
     if b"%" in path:
         path = unquote_to_bytes(path)
     is_kept = minor == b"1" and b"keep-alive" in _options(headers.get(b"connection", b""))
-    return Request(method.decode(), path.decode("latin-1"), headers, is_kept)
+    return Request(method.decode(), path.decode("latin-1"), headers, is_kept, head)
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:

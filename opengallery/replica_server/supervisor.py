@@ -19,9 +19,11 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -80,6 +82,7 @@ class ReplicaServers:
         self._stores = stores
         self._data = settings.data
         self._cache_bytes = settings.replicas.cache_mib << 20
+        self._boots = str(settings.data) if settings.replicas.prefetch else None
         self._is_one_a_store = settings.replicas.server_for == "store"
         self._cookie_key = signing_key(settings.data)
         self._counters_secret = secrets.token_urlsafe(32)
@@ -128,6 +131,27 @@ class ReplicaServers:
     ) -> str:
         """The cookie, `name=value`, that lets `machine` read this replica until `expires_at`."""
         return sign(self._cookie_key, machine, store, tenant_id, image_id, int(expires_at.timestamp()))
+
+    def warm(self, region: str, store: str, tenant_id: str, image_id: str) -> bool:
+        """Have what boots of this replica's image read made ready soon: machines are about to come.
+
+        Returns whether that was done in the last minute. It is a favour: when the server does not answer,
+        machines find the replica as it is.
+        """
+        if self._boots is None:
+            return False
+        try:
+            url = urlsplit(self.url(region, store, tenant_id, image_id))
+            connection = HTTPConnection(url.netloc, timeout=ASK_TIMEOUT_S)
+            try:
+                headers = {"Authorization": f"Bearer {self._counters_secret}"}
+                connection.request("POST", url.path, headers=headers)
+                return connection.getresponse().status == HTTPStatus.OK
+            finally:
+                connection.close()
+        except (OSError, HTTPException, ReplicaServerFailed) as error:
+            log.warning("replica is not warmed", store=store, reason=str(error))
+            return False
 
     def counters(self, name: str) -> dict[tuple[str, str], int]:
         """Bytes sent by (store, image id) since the server's process started; nothing if it is down."""
@@ -300,6 +324,7 @@ class ReplicaServers:
             cache_bytes=self._cache_bytes,
             index=str(self._data / "index"),
             places=places,
+            boots=self._boots,
             handover=str(self._handover(server.name)) if self._does_keep else None,
         )
         process = spawn(server.listener, self._handovers / server.name)

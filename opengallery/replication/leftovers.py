@@ -11,6 +11,7 @@ from sqlalchemy import Column, ColumnElement, Connection, String, Table, delete,
 
 from opengallery.database import Database, UtcDateTime, metadata, now
 from opengallery.imagestore import ImageStoreError
+from opengallery.replication import boot_pieces
 from opengallery.replication.placement import is_pinned, lock_image
 from opengallery.replication.progress import replicas_table
 from opengallery.replication.stores import Stores, UnknownStore
@@ -62,7 +63,9 @@ def sweep(database: Database, stores: Stores) -> int:
     deleted = 0
     for store, tenant_id, image_id, _since in left:
         try:
-            deleted += _sweep_image(database, stores, store, tenant_id, image_id)
+            if _sweep_image(database, stores, store, tenant_id, image_id):
+                deleted += 1
+                _forget_boots(database, stores, tenant_id, image_id)
         except (ImageStoreError, SettingsError, UnknownStore) as error:
             log.warning("leftover image stays for now", store=store, image=image_id, reason=str(error))
     return deleted
@@ -83,6 +86,16 @@ def _sweep_image(database: Database, stores: Stores, store: str, tenant_id: str,
             opened.delete(image_id)
         connection.execute(delete(leftovers).where(_is(store, tenant_id, image_id)))
     return not is_owned
+
+
+def _forget_boots(database: Database, stores: Stores, tenant_id: str, image_id: str) -> None:
+    """With the last replica of an image goes what boots of it read."""
+    with database.read() as connection:
+        for table in (replicas_table, leftovers):
+            here = (table.c.tenant_id == tenant_id) & (table.c.image_id == image_id)
+            if connection.execute(select(table.c.store).where(here).limit(1)).first() is not None:
+                return
+    boot_pieces.forget(stores.data, tenant_id, image_id)
 
 
 def _is(store: str, tenant_id: str, image_id: str) -> ColumnElement[bool]:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from opengallery.replica_server import connections
-from opengallery.replica_server.connections import Connections, Steps, Words
+from opengallery.replica_server.connections import Connections
 from opengallery.replica_server.requests import BadRequest, Request
+from opengallery.replica_server.steps import Steps, Words
 
 MIB = 1 << 20
 

@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,25 @@ def test_hot_bytes_need_no_store(region: Any) -> None:
     for pack in region.packs("westeurope-01"):
         pack.unlink()
     assert region.get("bytes=1000000-1200000").content == region.content[1000000:1200001]
+
+
+def test_hot_reads_end_with_their_cookie(region: Any, wait_until: Callable[..., None]) -> None:
+    headers = {"Cookie": region.cookie(seconds=2)}
+    for first in range(0, 5000, 1000):  # heads that differ in nothing but the range
+        assert (
+            region.get(f"bytes={first}-{first + 9}", **headers).content == region.content[first : first + 10]
+        )
+    wait_until(lambda: region.get("bytes=0-9", **headers).status_code == 403)
+
+
+def test_hot_reads_stay_within_the_image(region: Any) -> None:
+    cookie, size = region.cookie(), len(region.content)
+    for first, last in ((0, 9), (size - 5, size - 1), (size - 5, size + 90), (size - 70_000, size * 9)):
+        answer = region.get(f"bytes={first}-{last}", Cookie=cookie)
+        assert answer.content == region.content[first : last + 1]
+        assert answer.headers["content-range"] == f"bytes {first}-{min(last, size - 1)}/{size}"
+    for first, last in ((size, size + 5), (9, 3), (10**18, 10**19 - 1)):
+        assert region.get(f"bytes={first}-{last}", Cookie=cookie).status_code == 416
 
 
 def test_replicas_of_an_image_share_what_was_checked(region: Any) -> None:
@@ -93,6 +113,3 @@ def test_eviction_under_load_gives_right_bytes(large_region: Any) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    (pid,) = region.servers.pids().values()
-    files = [path for path in Path(f"/proc/{pid}/fd").iterdir() if "memfd:checked" in str(path.readlink())]
-    assert 0 < sum(path.stat().st_blocks * 512 for path in files) <= 16 * MIB

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from opengallery.database import Database
 from opengallery.imagestore import UnusableImage, verify
-from opengallery.replication import steps, workflows
+from opengallery.replication import boot_pieces, steps, workflows
 from opengallery.replication.leftovers import leftovers
 from opengallery.replication.placement import (
     TooManyReplicas,
@@ -249,6 +249,7 @@ def test_an_image_that_a_machine_reads_stays_until_it_is_hydrated(
     remove("image")
     with database.write() as connection:
         plan = choose_reader(connection, "machine", "version", "west", limit=2)
+    boot_pieces.add(stores.data, TENANT, image_id, [0, 5])
     remove("version")
     assert held(database, "version") == {}
     there = {store: has(stores, store, image_id) for store in ("west-01", "west-02", "west-03")}
@@ -257,8 +258,12 @@ def test_an_image_that_a_machine_reads_stays_until_it_is_hydrated(
         assert read_plan(connection, "machine") == plan
     with database.write() as connection:
         end_reading(connection, "machine")
+    assert boot_pieces.load(stores.data, TENANT, image_id) == [0, 5]
     assert workflows.sweep() == 2
     assert not any(has(stores, store, image_id) for store in there)
+    assert not any((stores.data / "boot-pieces").rglob("*.json")), (
+        "what boots read goes with the last replica"
+    )
     with database.read() as connection:
         assert connection.execute(select(leftovers)).all() == []
 

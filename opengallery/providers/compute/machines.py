@@ -45,16 +45,17 @@ def choose_replica(services: Services, machine: Resource) -> placement.ReadPlan:
         return _choose(services, connection, machine)
 
 
-def choose_replicas(services: Services, machine: Resource) -> None:
+def choose_replicas(services: Services, machine: Resource) -> placement.ReadPlan:
     """The same for a machine that is about to be made, whose data disks have images to read, too."""
     with services.database.write() as connection:
-        choose_rows(services, connection, machine)
+        return choose_rows(services, connection, machine)
 
 
-def choose_rows(services: Services, connection: Connection, machine: Resource) -> None:
+def choose_rows(services: Services, connection: Connection, machine: Resource) -> placement.ReadPlan:
     """The same in a transaction that is open already."""
-    _choose(services, connection, machine)
+    plan = _choose(services, connection, machine)
     _choose_data_disks(services, connection, machine)
+    return plan
 
 
 def _choose_data_disks(services: Services, connection: Connection, machine: Resource) -> None:

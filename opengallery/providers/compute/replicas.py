@@ -1,5 +1,6 @@
 """Replicas: which hold an image, where a machine reads them, what was read, and their repair."""
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -39,6 +40,13 @@ def replica_url(
         return None
     until = now() + _COOKIE_LIFE
     return ReplicaUrl(url, servers.cookie(region, store, tenant_id, image_id, reader, until))
+
+
+def warm(services: Services, region: str, replicas: Iterable[Sequence[str]]) -> None:
+    """Machines are about to read these replicas, (store, tenant id, image id): have ready what boots read."""
+    for store, tenant_id, image_id in replicas:
+        if (store, image_id) not in services.health.silent:
+            services.replica_servers.warm(region, store, tenant_id, image_id)
 
 
 def record_reads(services: Services) -> None:

@@ -26,6 +26,7 @@ from opengallery.providers.compute import (
     machine_disks,
     machine_ports,
     machines,
+    replicas,
     run_command,
 )
 from opengallery.providers.compute.boot_diagnostics import boot_diagnostics
@@ -167,7 +168,9 @@ def _create(work: Work) -> None:
     if work.step("is made", _is_made, work):
         _resize(work, machine)
         return
-    work.step("choose a replica", machines.choose_replicas, work.services, machine)
+    plan = work.step("choose a replica", machines.choose_replicas, work.services, machine)
+    first = plan.stores[0], plan.tenant_id, plan.image_id
+    replicas.warm(work.services, machine.location or "", [first])
     work.step("make", machines.make, work.services, machine)
     work.change_private(madeSize=_size(machine))
     _run(work)

@@ -8,7 +8,7 @@ from opengallery.arm import operations, resources
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
 from opengallery.arm.resources import Resource
-from opengallery.providers.compute import machine_ports, machines
+from opengallery.providers.compute import machine_ports, machines, replicas
 from opengallery.providers.compute.scale_sets import model
 from opengallery.providers.compute.scale_sets.batches import batches, change_batch, run_held
 from opengallery.providers.compute.scale_sets.members import instance_id, is_flexible, members
@@ -22,6 +22,7 @@ def reach_capacity(work: Work) -> list[ArmError]:
     failures += bring_up_all(work, plan["again"])
     for number, names in enumerate(batches(plan["create"])):
         created = work.step(f"create, batch {number}", _create, work, names)
+        replicas.warm(work.services, work.resource().location or "", created.get("replicas", ()))
         for operation_id in created["operations"]:
             operations.launch(operation_id)
         failures += change_batch(work, f"bring up, batch {number}", created["machines"], bring_up)
@@ -63,7 +64,7 @@ def _new_names(scale_set: Resource, count: int) -> list[str]:
 
 def _create(work: Work, names: Sequence[str]) -> dict[str, Any]:
     """Write the instances' rows, and tell each its replica. Those that are there were written before a crash."""
-    keys, operation_ids = [], []
+    keys, operation_ids, read = [], [], set()
     with work.services.database.write() as connection:
         call = work.call(connection)
         scale_set = work.resource()
@@ -74,9 +75,10 @@ def _create(work: Work, names: Sequence[str]) -> dict[str, Any]:
             if call.get(machine_id) is None:
                 machine, started = model.create(call, scale_set, name, work.operation.id)
                 resources.add(connection, machine)
-                machines.choose_rows(work.services, connection, machine)
+                plan = machines.choose_rows(work.services, connection, machine)
+                read.add((plan.stores[0], plan.tenant_id, plan.image_id))
                 operation_ids += started
-    return {"machines": keys, "operations": operation_ids}
+    return {"machines": keys, "operations": operation_ids, "replicas": sorted(read)}
 
 
 def _wait_for_ssh(work: Work, names: Sequence[str]) -> None:
