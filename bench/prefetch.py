@@ -20,11 +20,12 @@ from subject import ROOT
 
 from opengallery.database import now
 from opengallery.hypervisors import ReplicaUrl
+from opengallery.replica_server.boots import SAVE_INTERVAL_S
 from opengallery.replica_server.supervisor import ReplicaServers
 from opengallery.replication import boot_pieces
 
 IMAGE = "deb12-v1"
-PACES = ((1, 10), (1, 1000), (20, 10))
+PACES = ((1, 10), (1, 100), (20, 10))
 """Machines, and how many times as fast as under TCG their guests compute."""
 WAYS = ("off", "at first read", "warm")
 WARM_TIMEOUT_S = 30
@@ -37,8 +38,7 @@ def main(images: Path, turns: int) -> None:
         raise SystemExit(f"{images} has no {IMAGE}. Run `make images` first.")
     with tempfile.TemporaryDirectory(prefix="prefetch-bench-", dir=ROOT / ".cache") as folder:
         region = Region(Path(folder) / "region", image)
-        storm(region, "at first read", 1, 10)  # the boot that is learned from
-        time.sleep(3)
+        storm(region, "at first read", 1, 10, pause_s=2 * SAVE_INTERVAL_S)  # the boot that is learned from
         learned = boot_pieces.load(region.settings.data, TENANT, region.image_id)
         print(
             f"learned from one boot of {IMAGE}: {len(learned)} pieces, "
@@ -61,7 +61,9 @@ def main(images: Path, turns: int) -> None:
                 )
 
 
-def storm(region: Region, way: str, machines: int, pace: float) -> tuple[Storm, float, float]:
+def storm(
+    region: Region, way: str, machines: int, pace: float, pause_s: float = 0
+) -> tuple[Storm, float, float]:
     """Boot machines from a new server. Also how long it warmed before, and its CPU seconds."""
     region.settings.replicas.prefetch = way != "off"
     let_go(region.settings.data / "stores")
@@ -82,6 +84,7 @@ def storm(region: Region, way: str, machines: int, pace: float) -> tuple[Storm, 
         warmed_s = time.monotonic() - began_s
         done = region.storm(machines, len(STORES), pace, replica)
         (pid,) = servers.pids().values()
+        time.sleep(pause_s)
         return done, warmed_s, cpu_s(pid)
 
 

@@ -29,6 +29,7 @@ SEND_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 2.0
 SWEEP_INTERVAL_S = 1.0
 RECEIVE_BYTES = 16 << 10
+HOT_BYTES = 2 << 10
 # One connection sends so much before others have their turn.
 TURN_BYTES = 2 << 20
 ACCEPT_AT_ONCE = 64
@@ -194,7 +195,9 @@ class Connections:
         self._epoll.modify(self._listener, select.EPOLLIN)
 
     def _go_on(self, connection: Connection) -> None:
-        """Take a connection as far as it goes now."""
+        """Take a connection as far as it goes now, unless it was closed meanwhile."""
+        if connection.file < 0:
+            return
         try:
             is_idle = connection.answer is None and not connection.received and not connection.unsent
             if not (is_idle and connection.is_readable and self._answer_at_once(connection)):
@@ -208,13 +211,13 @@ class Connections:
     def _answer_at_once(self, connection: Connection) -> bool:
         """Answer a hot request in one go; whether there is nothing more to do for now."""
         try:
-            received = connection.socket.recv(RECEIVE_BYTES)
+            received = os.read(connection.file, HOT_BYTES)
         except BlockingIOError:
             connection.is_readable = False
             return True
         found = self._hot(received)
         if found is None:
-            self._take_in(connection, received)
+            self._take_in(connection, received, HOT_BYTES)
             return False
         head, memory, start, end, is_kept, rest = found
         connection.is_readable = connection.has_ended
@@ -298,9 +301,9 @@ class Connections:
         try:
             # One call, and no view of the memory is left behind: it may have to go before the next step.
             if head:
-                sent = connection.socket.sendmsg((head, memoryview(memory)[start:end])) - len(head)
+                sent = os.writev(connection.file, (head, memoryview(memory)[start:end])) - len(head)
             else:
-                sent = connection.socket.send(memoryview(memory)[start:end])
+                sent = os.write(connection.file, memoryview(memory)[start:end])
             connection.deadline_s = self._now_s + SEND_TIMEOUT_S
         except BlockingIOError:
             sent = -len(head)
@@ -344,11 +347,11 @@ class Connections:
             except BlockingIOError:
                 connection.is_readable = False
                 return None
-            self._take_in(connection, received)
+            self._take_in(connection, received, RECEIVE_BYTES)
             if not received:
                 return None
 
-    def _take_in(self, connection: Connection, received: bytes) -> None:
+    def _take_in(self, connection: Connection, received: bytes, room: int) -> None:
         if not received:
             self._close(connection)
             return
@@ -356,7 +359,7 @@ class Connections:
             connection.deadline_s = min(connection.deadline_s, self._now_s + HEAD_TIMEOUT_S)
         connection.received += received
         # What is short was all; but for the end, which is told once only.
-        connection.is_readable = len(received) == RECEIVE_BYTES or connection.has_ended
+        connection.is_readable = len(received) == room or connection.has_ended
 
     def _close(self, connection: Connection) -> None:
         if connection.file < 0:
