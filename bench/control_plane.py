@@ -21,6 +21,7 @@ COMPUTE_VERSION, NETWORK_VERSION = "2024-11-01", "2024-05-01"
 CREATE_CPU_MS = 20
 PAGE_S = 1
 DEADLINE_S = 900
+IDLE_S = 10
 
 
 def main(boot_image: Path, instances: int) -> None:
@@ -31,7 +32,8 @@ def main(boot_image: Path, instances: int) -> None:
         version = publish(server, boot_image)
         print(
             f"scale sets of {instances} replayed machines, {REPLICAS} replicas; ms are CPU time of the server "
-            f"per instance\n{'':<12}{'create':>9}{'create':>9}{'delete':>9}{'pages':>7}{'page ms':>9}"
+            f"per instance (idle, it takes {idle(server) * 1000:.0f} ms a second)\n"
+            f"{'':<12}{'create':>9}{'create':>9}{'delete':>9}{'pages':>7}{'page ms':>9}"
             f"{'longest':>9}{'with views':>12}{'longest':>9}\n"
             f"{'instances':<12}{'s':>9}{'ms':>9}{'ms':>9}{'':>7}{'median':>9}{'ms':>9}{'median ms':>12}{'ms':>9}"
         )
@@ -63,6 +65,14 @@ def measure(server: Subject, http: httpx.Client, version: str, mode: str, instan
         f"   wanted: create under {CREATE_CPU_MS} ms, a page under {PAGE_S} s",
         flush=True,
     )
+
+
+def idle(server: Subject) -> float:
+    """CPU seconds per second of a server that has nothing to do."""
+    assert server.process is not None
+    before_s = cpu_s(server.process.pid)
+    time.sleep(IDLE_S)
+    return (cpu_s(server.process.pid) - before_s) / IDLE_S
 
 
 def publish(server: Subject, image: Path) -> str:
