@@ -2,13 +2,14 @@
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,26 @@ def execute(channel: Path, command: GuestCommand, ending: threading.Event | None
     return guest_agent.execute(channel, command, ending or threading.Event())
 
 
+def relay(listener: socket.socket, lasting: socket.socket) -> None:
+    """Let clients talk over one connection that lasts, one after the other, as QEMU does."""
+    with suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            with closing(client), suppress(ConnectionError):
+                while True:
+                    ready, _, _ = select.select([client, lasting], [], [])
+                    if client in ready:
+                        said = client.recv(65536)
+                        if not said:
+                            break
+                        lasting.sendall(said)
+                    if lasting in ready:
+                        answer = lasting.recv(65536)
+                        if not answer:
+                            return
+                        client.sendall(answer)
+
+
 @pytest.fixture(scope="module")
 def agent(boot_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A running agent; the socket where it answers."""
@@ -36,17 +57,29 @@ def agent(boot_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> It
         check=True,
         env={**os.environ, "MTOOLS_SKIP_CHECK": "1"},
     )
-    channel = folder / "channel"
+    own, channel = folder / "own", folder / "channel"
     program = folder / "agent/qemu-ga"
     program.chmod(0o755)
     process = subprocess.Popen(
-        [program, "-m", "unix-listen", "-p", channel, "-t", folder],
+        [program, "-m", "unix-listen", "-p", own, "-t", folder],
         env={"LD_LIBRARY_PATH": str(program.parent), "PATH": os.defpath},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    eventually(lambda: channel.exists() or None)
-    yield channel
+    eventually(lambda: own.exists() or None)
+    with (
+        closing(socket.socket(socket.AF_UNIX)) as lasting,
+        closing(socket.socket(socket.AF_UNIX)) as listener,
+    ):
+        # The agent itself fails when somebody connects before it has seen that the last one has gone.
+        lasting.connect(str(own))
+        listener.bind(str(channel))
+        listener.listen()
+        thread = threading.Thread(target=relay, args=(listener, lasting))
+        thread.start()
+        yield channel
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
