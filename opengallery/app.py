@@ -29,6 +29,7 @@ from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.services import Services
 from opengallery.database import Database
+from opengallery.hypervisors import trace
 from opengallery.hypervisors.machine import Hypervisor, HypervisorError
 from opengallery.hypervisors.qemu import Qemu
 from opengallery.hypervisors.replay import Replay
@@ -122,6 +123,11 @@ def build_services(settings: Settings) -> Services:
 
 def _hypervisor(settings: Settings, stores: Stores) -> Hypervisor:
     if settings.machines.hypervisor == "replay":
+        try:
+            # Said now, not by the first machine.
+            trace.check(settings.machines.replay_trace)
+        except trace.TraceError as error:
+            raise SettingsError(f"machines.replay_trace: {error}") from error
         return Replay(
             settings, lambda store, tenant_id, image_id: stores.open(store, tenant_id).open(image_id)
         )

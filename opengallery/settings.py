@@ -58,8 +58,8 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
     replay_trace: str | None = None
     memory_mib_max: Annotated[int, msgspec.Meta(ge=64)] | None = None
     vcpus_max: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    starts_at_once: int = 2
-    ssh_wait_s: int = 90
+    starts_at_once: Annotated[int, msgspec.Meta(ge=1)] = 2
+    ssh_wait_s: Annotated[int, msgspec.Meta(ge=0)] = 90
     user: str = "nobody"
     accelerator: Literal["auto", "tcg"] = "auto"
     keep_running: bool = False

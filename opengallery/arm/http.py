@@ -98,7 +98,7 @@ class ArmEndpoint:
         except InvalidToken as error:
             raise ArmError(
                 "InvalidAuthenticationToken",
-                f"The access token is invalid: {error}. Sign in again.",
+                f"The access token is invalid. {error} Sign in again.",
                 status=401,
                 headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'},
             ) from error

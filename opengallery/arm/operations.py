@@ -229,6 +229,17 @@ def running(connection: Connection, key: str) -> Operation | None:
     return Operation(**row._asdict()) if row else None
 
 
+def last_error(connection: Connection, key: str) -> dict[str, Any] | None:
+    """Return why the last operation on a resource failed; None when it did not."""
+    query = (
+        select(operations.c.error)
+        .where(operations.c.resource_key == key, operations.c.ended_at.is_not(None))
+        .order_by(operations.c.ended_at.desc())
+        .limit(1)
+    )
+    return connection.scalar(query)
+
+
 def cancel(
     connection: Connection,
     key: str,

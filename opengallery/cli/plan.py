@@ -1,5 +1,6 @@
 """`gallery plan`: how many replicas of a version a boot storm needs, before it comes."""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -80,6 +81,10 @@ def plan(
     version = parse_id(image, "--image")
     if version.type.lower() != VERSIONS.lower():
         raise Misuse(f"--image: '{image}' is not the id of an image version.")
+    if not math.isfinite(pace):
+        raise Misuse(f"--pace: '{pace}' is no number of times. Give one such as 10.")
+    if svg is not None and not svg.absolute().parent.is_dir():
+        raise Misuse(f"--svg: there is no folder '{svg.absolute().parent}'. Make it, or choose another.")
     bytes_per_s = parse_rate(replica_bandwidth) * CONTENT_OF_WIRE
     target_s = parse_time(boot_target)
     image_bytes, stored_bytes = _sizes(arm.list(version, f"{VERSIONS}/replicas"), region)
@@ -110,7 +115,10 @@ def plan(
     if not arm.quiet:
         sys.stderr.write(draw_text(points, target_s, title))
     if svg is not None:
-        svg.write_text(draw_svg(points, target_s, title))
+        try:
+            svg.write_text(draw_svg(points, target_s, title))
+        except OSError as error:
+            raise CommandFailed(f"{svg} can't be written: {error.strerror}. Choose another --svg.") from error
     return {
         "image": str(version),
         "region": region,

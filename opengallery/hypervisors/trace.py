@@ -114,6 +114,12 @@ def choose(image_bytes: int, path: str | None = None) -> Trace:
     return max(fitting, key=lambda trace: trace.image_bytes)
 
 
+def check(path: str | None) -> None:
+    """Raise `TraceError` when there is a path and no trace that can be used."""
+    if path is not None:
+        load(Path(path))
+
+
 def save(trace: Trace, path: Path) -> None:
     """Write a trace, a read a line."""
     head = msgspec.json.encode(msgspec.structs.replace(trace, reads=()))

@@ -97,6 +97,9 @@ def test_a_version_without_a_replica_cannot_be_planned_with(arm: StandIn, galler
         (["--image", GROUP], "not the id of an image version"),
         (["--replica-bandwidth", "fast"], "'fast' is no rate"),
         (["--boot-target", "soon"], "'soon' is no time"),
+        (["--pace", "nan"], "--pace: 'nan' is no number"),
+        (["--pace", "inf"], "--pace: 'inf' is no number"),
+        (["--svg", "/no/such/folder/plan.svg"], "no folder '/no/such/folder'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(gallery: Gallery, changed: list[str], why: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from opengallery.arm.resources import resources
+from opengallery.hypervisors.machine import HypervisorError
 
 from .conftest import Api
 from .images import (
@@ -75,6 +76,28 @@ def test_ten_machines_spread_over_three_replicas(api: Api, version: str) -> None
     assert api.ask("GET", scale_set).status_code == 404
     assert api.get(f"{group}/{COMPUTE}/virtualMachines")["value"] == []
     assert told(api, version) == []
+
+
+def test_a_set_that_failed_says_why(api: Api, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = api.group("failing")
+    scale_set = f"{group}/{COMPUTE}/virtualMachineScaleSets/failing"
+    api.put(scale_set, scale_set_body(api, version, 1))
+
+    def fail(*_arguments: object) -> None:
+        raise HypervisorError("No room.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(api.services.hypervisor), "start", fail)
+        larger = {"location": REGION, "sku": {"name": "Standard_D2s_v5", "capacity": 2}}
+        answer = api.ask("PUT", scale_set, larger)
+        assert api.operation(answer)["status"] == "Failed"
+    (status,) = api.get(f"{scale_set}/instanceView")["statuses"]
+    assert (status["code"], status["level"]) == ("ProvisioningState/failed", "Error")
+    assert "1 of 2 instances failed: No room." in status["message"]
+    api.put(scale_set, larger)
+    (status,) = api.get(f"{scale_set}/instanceView")["statuses"]
+    assert (status["code"], status["level"]) == ("ProvisioningState/succeeded", "Info")
+    assert "message" not in status
 
 
 def test_instances_sign_in_as_their_set_says(api: Api, version: str) -> None:

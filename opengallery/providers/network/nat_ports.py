@@ -134,7 +134,11 @@ def assign_one(call: Call, nic: Resource, nat: NatRange) -> None:
     taken = call.once(("NAT ports", nat.place), lambda: _taken(call, nat))
     free = next((port for port in nat.ports if port not in taken), None)
     if free is None:
-        log.warning("no NAT port is left: widen the range", range=str(nat.id), interface=str(nic.id))
+        # Once in a batch of interfaces.
+        call.once(
+            ("no NAT port", nat.place),
+            lambda: log.warning("no NAT port is left: widen the range", range=str(nat.id)),
+        )
         return
     taken.add(free)
     nic.private = {**nic.private, "natPorts": {**nic.private.get("natPorts", {}), nat.place: free}}

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from opengallery.arm import paging
+from opengallery.arm import operations, paging
 from opengallery.arm.call import Call
-from opengallery.arm.resources import Resource
+from opengallery.arm.resources import FAILED, Resource
 from opengallery.providers.compute import machines, virtual_machines
 from opengallery.providers.compute.scale_sets import model
 from opengallery.providers.compute.scale_sets.members import is_flexible, members, page
@@ -46,16 +46,18 @@ def instance_view(call: Call, scale_set: Resource, _body: dict[str, Any]) -> dic
         counts[f"ProvisioningState/{machine.state.lower()}"] += 1
         counts[f"PowerState/{virtual_machines.power_state(call, machine)}"] += 1
     state = scale_set.state.lower()
+    status = {
+        "code": f"ProvisioningState/{state}",
+        "displayStatus": f"Provisioning {state}",
+        "level": "Info",
+        "time": scale_set.modified_at.isoformat(),
+    }
+    if scale_set.state == FAILED:
+        error = operations.last_error(call.connection, scale_set.key)
+        status |= {"level": "Error"} | ({"message": error["message"]} if error else {})
     return {
         "virtualMachine": {
             "statusesSummary": [{"code": code, "count": number} for code, number in sorted(counts.items())]
         },
-        "statuses": [
-            {
-                "code": f"ProvisioningState/{state}",
-                "displayStatus": f"Provisioning {state}",
-                "level": "Info",
-                "time": scale_set.modified_at.isoformat(),
-            }
-        ],
+        "statuses": [status],
     }
