@@ -14,9 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 Command = tuple[str, Mapping[str, object]]
+
+CONNECTIONS = 3
 
 
 class QmpUnavailable(Exception):
@@ -61,16 +63,23 @@ class Qmp:
 
 
 async def _converse(socket_path: Path, commands: Sequence[Command], fd: int | None) -> list[Any]:
-    client = QMPClient("machine")
-    try:
-        await client.connect(connect(socket_path))
-        if fd is not None:
-            client.send_fd_scm(fd)
-        return [await client.execute(name, arguments) for name, arguments in commands]
-    finally:
-        # QEMU may be the first to hang up, after `quit` for instance.
-        with suppress(QMPError, OSError, EOFError):
-            await client.disconnect()
+    left = CONNECTIONS
+    while True:
+        client = QMPClient("machine")
+        left -= 1
+        try:
+            await client.connect(connect(socket_path))
+            if fd is not None:
+                client.send_fd_scm(fd)
+            return [await client.execute(name, arguments) for name, arguments in commands]
+        except ConnectError:
+            # An event that comes before QEMU's first answer ends a session in which nothing was asked yet.
+            if not left:
+                raise
+        finally:
+            # QEMU may be the first to hang up, after `quit` for instance.
+            with suppress(QMPError, OSError, EOFError):
+                await client.disconnect()
 
 
 def listen(socket_path: Path) -> socket.socket:
