@@ -20,7 +20,7 @@ MAX_OPENED: Final = 1.1
 MIN_WASTE_BLOCKS: Final = 4096
 # A frame stays when more of it is used; and so many blocks may move for each that is new.
 MAX_SHARE: Final = 0.75
-MOVES_A_NEW_BLOCK: Final = 2
+MOVES_A_NEW_BLOCK: Final = 1
 
 
 @dataclass
