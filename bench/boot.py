@@ -122,7 +122,9 @@ def boot(region: Region, name: str, disk: Disk) -> float:
     """Boot one machine; the seconds from its start to READY."""
     settings, folder = region.settings.machines, region.settings.data.resolve()
     machine = MachineFolder(folder, name)
-    machine.create(MachineSpec(name, "V1", 1, MEMORY_MIB, region.size_bytes, Seed(name, "azureuser")))
+    machine.create(
+        MachineSpec(name, "V1", 1, MEMORY_MIB, region.size_bytes, Seed(name, "azureuser")), lambda: True
+    )
     accelerator = choose_accelerator(folder / "accelerator.json", settings.accelerator, settings.user)
     files = arguments.Descriptors()
     with closing(files), machine.qemu_log.open("ab") as log:
