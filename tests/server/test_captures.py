@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from .publishing import COMPUTE, GROUP, REGION, definition, id_of, machine_body, upload, version_body
-from .serving import ROOT, Gallery, until
+from .serving import Gallery, until
 
 BOOT_TIMEOUT_S = 150
 
@@ -28,12 +27,10 @@ def running() -> Iterator[Gallery]:
 
 
 @pytest.fixture(scope="module")
-def published(running: Gallery) -> str:
-    """A version of the boot image with two replicas. The image is built if it isn't there."""
-    image = ROOT / ".cache/boot.raw"
-    subprocess.run([str(ROOT / "scripts/build-boot-image.sh"), str(image)], check=True)
+def published(running: Gallery, boot_image: Path) -> str:
+    """A version of the boot image with two replicas."""
     path = f"{definition(running)}/versions/1.0.0"
-    running.put(path, version_body(running, upload(running, image, "boot"), westcentralus=2))
+    running.put(path, version_body(running, upload(running, boot_image, "boot"), westcentralus=2))
     return path
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,20 +18,12 @@ from opengallery.settings import Settings
 from tests.imagestore.faults import rounds
 
 from .publishing import MIB, definition, id_of, upload, version_body
-from .serving import ROOT, Gallery, until
+from .serving import Gallery, until
 from .storm import ONE_A_STORE, Storm, bring_back, kill_replica, server_of, store_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DELAY_S = 10
-
-
-@pytest.fixture(scope="module")
-def payload() -> str:
-    """What a booted machine says it has read: the start of a checksum."""
-    image = ROOT / ".cache/boot.raw"
-    subprocess.run([str(ROOT / "scripts/build-boot-image.sh"), str(image)], check=True)
-    return image.with_name("boot.raw.payload").read_text()[:16]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +38,10 @@ def gallery() -> Iterator[Gallery]:
 
 
 @pytest.fixture(scope="module")
-def image(gallery: Gallery, payload: str) -> str:
+def image(gallery: Gallery, boot_image: Path) -> str:
     """The boot image as a managed image."""
     definition(gallery)
-    return upload(gallery, ROOT / ".cache/boot.raw", "boot")
+    return upload(gallery, boot_image, "boot")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Machines that become independent of their version while it is deleted, and the server is ended and killed."""
 
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from .publishing import COMPUTE, GROUP, definition, upload, version_body
-from .serving import ROOT, Gallery, until
+from .serving import Gallery, until
 from .storm import Storm
 
 CONFIG = "[machines]\nhydration_mib_per_s = 1\n"
@@ -35,12 +34,11 @@ def manifests(gallery: Gallery) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_hydrated_machine_needs_neither_version_nor_replicas(gallery: Gallery) -> None:
-    source = ROOT / ".cache/boot.raw"
-    subprocess.run([str(ROOT / "scripts/build-boot-image.sh"), str(source)], check=True)
-    payload = source.with_name("boot.raw.payload").read_text()[:16]
+def test_a_hydrated_machine_needs_neither_version_nor_replicas(
+    gallery: Gallery, boot_image: Path, payload: str
+) -> None:
     parent = definition(gallery)
-    image = upload(gallery, source, "boot")
+    image = upload(gallery, boot_image, "boot")
     version = f"{parent}/versions/1.0.0"
     gallery.put(version, version_body(gallery, image, westcentralus=2))
     storm = Storm(gallery, version)
@@ -51,11 +49,11 @@ def test_a_hydrated_machine_needs_neither_version_nor_replicas(gallery: Gallery)
         return storm.view(machine)["hydration"]
 
     def until_hydrated(part: float) -> None:
-        until(lambda: hydration()["hydratedBytes"] >= part * source.stat().st_size, 300)
+        until(lambda: hydration()["hydratedBytes"] >= part * boot_image.stat().st_size, 300)
 
     until_hydrated(0.1)
     assert hydration()["status"] == "Hydrating"
-    assert hydration()["totalBytes"] == source.stat().st_size
+    assert hydration()["totalBytes"] == boot_image.stat().st_size
 
     # What it reads is pinned, though nobody owns it any more.
     began_s = time.monotonic()

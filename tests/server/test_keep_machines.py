@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .publishing import definition, upload, version_body
-from .serving import ROOT, Gallery, until
+from .serving import Gallery, until
 from .storm import Storm
 
 CONFIG = "[machines]\nhydration_mib_per_s = 0\n"
@@ -48,14 +47,13 @@ def processes(gallery: Gallery) -> dict[str, list[int]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_machine_boots_over_a_restart_of_the_server(gallery: Gallery) -> None:
-    source = ROOT / ".cache/boot.raw"
-    subprocess.run([str(ROOT / "scripts/build-boot-image.sh"), str(source)], check=True)
-    payload = source.with_name("boot.raw.payload").read_text()[:16]
+def test_a_machine_boots_over_a_restart_of_the_server(
+    gallery: Gallery, boot_image: Path, payload: str
+) -> None:
     definition(gallery)
     version = f"{definition(gallery)}/versions/1.0.0"
     gallery.put(
-        version, version_body(gallery, upload(gallery, source, "boot"), westcentralus=1, westeurope=1)
+        version, version_body(gallery, upload(gallery, boot_image, "boot"), westcentralus=1, westeurope=1)
     )
     storm = Storm(gallery, version)
     storm.start(1)

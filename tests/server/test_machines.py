@@ -20,14 +20,6 @@ BOOT_TIMEOUT_S = 150
 
 
 @pytest.fixture(scope="module")
-def payload() -> str:
-    """What a booted machine says it has read: the start of a checksum. The image is built if it isn't there."""
-    image = ROOT / ".cache/boot.raw"
-    subprocess.run([str(ROOT / "scripts/build-boot-image.sh"), str(image)], check=True)
-    return image.with_name("boot.raw.payload").read_text()[:16]
-
-
-@pytest.fixture(scope="module")
 def running() -> Iterator[Gallery]:
     """A server for all tests of this file."""
     folder = Path(tempfile.mkdtemp(prefix="opengallery-server-"))
@@ -39,10 +31,10 @@ def running() -> Iterator[Gallery]:
 
 
 @pytest.fixture(scope="module")
-def version(running: Gallery, payload: str) -> str:
+def version(running: Gallery, boot_image: Path) -> str:
     """A version of the boot image with replicas in three regions."""
     parent = definition(running)
-    image = upload(running, ROOT / ".cache/boot.raw", "boot")
+    image = upload(running, boot_image, "boot")
     path = f"{parent}/versions/1.0.0"
     running.put(path, version_body(running, image, westcentralus=2, westeurope=1, eastus2=2))
     return path

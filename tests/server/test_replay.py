@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from opengallery.hypervisors.trace import choose
 
 from .publishing import COMPUTE, GROUP, definition, machine_body, upload, version_body
-from .serving import ROOT, Gallery, until
+from .serving import Gallery, until
 
 MACHINES = 6
 
@@ -29,11 +28,9 @@ def replaying() -> Iterator[Gallery]:
 
 
 @pytest.mark.slow
-def test_virtual_machines_replay_and_spread_over_the_replicas(replaying: Gallery) -> None:
-    image = ROOT / ".cache/boot.raw"
-    subprocess.run([str(ROOT / "scripts/build-boot-image.sh"), str(image)], check=True)
+def test_virtual_machines_replay_and_spread_over_the_replicas(replaying: Gallery, boot_image: Path) -> None:
     version = f"{definition(replaying)}/versions/1.0.0"
-    replaying.put(version, version_body(replaying, upload(replaying, image, "boot"), westcentralus=3))
+    replaying.put(version, version_body(replaying, upload(replaying, boot_image, "boot"), westcentralus=3))
     paths = [f"{GROUP}/{COMPUTE}/virtualMachines/m{number}" for number in range(MACHINES)]
     for path in paths:
         replaying.put(path, machine_body(replaying, version, path.rsplit("/", 1)[-1]))
@@ -42,7 +39,7 @@ def test_virtual_machines_replay_and_spread_over_the_replicas(replaying: Gallery
         until(lambda path=path, line=line: line.search(replaying.console(path)))
         assert replaying.power(path) == "running"
     replicas = replaying.get(f"{version}/replicas")["value"]
-    boot_bytes = choose(image.stat().st_size).total_bytes
+    boot_bytes = choose(boot_image.stat().st_size).total_bytes
     each = MACHINES // 3
     assert [(replica["vms"], replica["bytesServed"]) for replica in replicas] == [
         (each, each * boot_bytes)

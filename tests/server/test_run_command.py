@@ -1,7 +1,6 @@
 """Scripts in real machines' guests, as `az vm run-command invoke` asks for them."""
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from .publishing import COMPUTE, GROUP, definition, machine_body, upload, version_body
-from .serving import ROOT, Gallery, until
+from .serving import Gallery, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 BOOT_TIMEOUT_S = 150
@@ -18,15 +17,13 @@ VM = f"{GROUP}/{COMPUTE}/virtualMachines/vm"
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Gallery]:
+def running(boot_image: Path) -> Iterator[Gallery]:
     """A server with a machine that is up."""
     folder = Path(tempfile.mkdtemp(prefix="opengallery-server-"))
     gallery = Gallery(folder / "data")
     gallery.serve()
-    image = ROOT / ".cache/boot.raw"
-    subprocess.run([str(ROOT / "scripts/build-boot-image.sh"), str(image)], check=True)
     version = f"{definition(gallery)}/versions/1.0.0"
-    gallery.put(version, version_body(gallery, upload(gallery, image, "boot"), westcentralus=1))
+    gallery.put(version, version_body(gallery, upload(gallery, boot_image, "boot"), westcentralus=1))
     gallery.put(VM, machine_body(gallery, version, "vm"))
     until(lambda: "READY vm " in gallery.console(VM), BOOT_TIMEOUT_S)
     yield gallery
