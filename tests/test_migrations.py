@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from opengallery.database import Database, metadata, newest_revision
+from opengallery.database import MIGRATIONS, Database, metadata, newest_revision
 
 from .conftest import import_tables
 
@@ -42,3 +44,32 @@ def test_migrating_again_changes_nothing(empty: Database) -> None:
             assert connection.scalar(text("select version_num from alembic_version")) == newest_revision()
         if database is not empty:
             database.close()
+
+
+def test_an_older_gallerys_administrator_keeps_its_secret(empty: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with empty.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(text("insert into tenants values ('t', 'name', 'o')"))
+        connection.execute(
+            text("insert into principals values ('o', 't', 'ServicePrincipal', 'a', 'Administrator', true)")
+        )
+        connection.execute(text("insert into client_secrets values ('a', 'k', 'hash', null)"))
+    empty.migrate()
+    with empty.read() as connection:
+        kept = connection.execute(text("select app_id, key_id, hash from client_secrets")).one()
+        assert tuple(kept) == ("a", "k", "hash")
+        assert connection.scalar(text("select display_name from applications")) == "Administrator"
+
+
+def test_every_migration_can_be_taken_back(empty: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    empty.migrate()
+    with empty.write() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    with empty.read() as connection:
+        assert set(inspect(connection).get_table_names()) == {"alembic_version"}

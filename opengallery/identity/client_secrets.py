@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from opengallery.identity.directory import ClientSecret
+from opengallery.identity.applications import ClientSecret
 
 CHECKS_AT_ONCE = 2
 CHECKS_WAITING_MAX = 32

@@ -1,17 +1,17 @@
-"""The directory: tenants, their subscriptions, and the principals that may sign in.
+"""The directory: tenants, their subscriptions, and the principals of a tenant.
 
-A principal that is not enabled gets no token, and the tokens that it has are refused. Of a client
-secret only the Argon2 hash is kept. Ids are lower-case UUIDs; look-ups take them in any case.
+A user, group or service principal is a row of `principals`; what only its kind has stands in a table
+of its own (see users, groups, applications). A principal that is not enabled gets no token, and the
+tokens that it has are refused. Ids are lower-case UUIDs; look-ups take them in any case.
 """
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Boolean, Column, Connection, ForeignKey, Row, String, Table, select, update
 
-from opengallery.database import UtcDateTime, metadata, now
+from opengallery.database import metadata
 from opengallery.identity.principal import Principal
 
 UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -43,15 +43,6 @@ principals = Table(
     Column("enabled", Boolean, nullable=False),
 )
 
-client_secrets = Table(
-    "client_secrets",
-    metadata,
-    Column("app_id", String(36), ForeignKey("principals.app_id", ondelete="CASCADE"), primary_key=True),
-    Column("key_id", String(36), primary_key=True),
-    Column("hash", String(256), nullable=False),
-    Column("expires_at", UtcDateTime),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
@@ -60,29 +51,6 @@ class Subscription:
     subscription_id: str
     tenant_id: str
     display_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClientSecret:
-    """A client secret as it is kept: its Argon2 hash. `expires_at` `None`: it does not expire."""
-
-    key_id: str
-    hash: str
-    expires_at: datetime | None
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether its time is over."""
-        return self.expires_at is not None and self.expires_at <= now()
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """A service principal with what it needs to sign in."""
-
-    principal: Principal
-    is_enabled: bool
-    secrets: tuple[ClientSecret, ...]
 
 
 def list_tenants(connection: Connection) -> list[tuple[str, str]]:
@@ -95,7 +63,7 @@ def list_subscriptions(connection: Connection, tenant_id: str) -> list[Subscript
     """Every subscription of a tenant, by display name."""
     query = (
         select(subscriptions)
-        .where(subscriptions.c.tenant_id == _uuid(tenant_id))
+        .where(subscriptions.c.tenant_id == as_id(tenant_id))
         .order_by(subscriptions.c.display_name, subscriptions.c.id)
     )
     return [Subscription(row.id, row.tenant_id, row.display_name) for row in connection.execute(query)]
@@ -103,49 +71,37 @@ def list_subscriptions(connection: Connection, tenant_id: str) -> list[Subscript
 
 def find_subscription(connection: Connection, subscription_id: str) -> Subscription | None:
     """The subscription with this id, if there is one."""
-    query = select(subscriptions).where(subscriptions.c.id == _uuid(subscription_id))
+    query = select(subscriptions).where(subscriptions.c.id == as_id(subscription_id))
     row = connection.execute(query).one_or_none()
     return Subscription(row.id, row.tenant_id, row.display_name) if row else None
 
 
 def find_principal(connection: Connection, object_id: str) -> Principal | None:
     """The principal with this object id, if there is one, enabled or not."""
-    query = select(principals).where(principals.c.object_id == _uuid(object_id))
+    query = select(principals).where(principals.c.object_id == as_id(object_id))
     row = connection.execute(query).one_or_none()
-    return _principal(row) if row else None
+    return principal_of(row) if row else None
 
 
 def find_enabled_principal(connection: Connection, object_id: str) -> Principal | None:
     """The principal with this object id, if there is one that may act."""
-    query = select(principals).where(principals.c.object_id == _uuid(object_id), principals.c.enabled)
+    query = select(principals).where(principals.c.object_id == as_id(object_id), principals.c.enabled)
     row = connection.execute(query).one_or_none()
-    return _principal(row) if row else None
-
-
-def find_application(connection: Connection, app_id: str) -> Application | None:
-    """The service principal with this client id and all its secrets, expired ones too."""
-    query = select(principals).where(principals.c.app_id == _uuid(app_id))
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    kept = (
-        select(client_secrets).where(client_secrets.c.app_id == row.app_id).order_by(client_secrets.c.key_id)
-    )
-    secrets = tuple(ClientSecret(s.key_id, s.hash, s.expires_at) for s in connection.execute(kept))
-    return Application(_principal(row), row.enabled, secrets)
+    return principal_of(row) if row else None
 
 
 def set_enabled(connection: Connection, object_id: str, is_enabled: bool) -> None:
     """Let a principal sign in and act, or not. Other processes notice within seconds (see tokens)."""
     connection.execute(
-        update(principals).where(principals.c.object_id == _uuid(object_id)).values(enabled=is_enabled)
+        update(principals).where(principals.c.object_id == as_id(object_id)).values(enabled=is_enabled)
     )
 
 
-def _uuid(text: str) -> str:
+def as_id(text: str) -> str:
     """`text` as ids are kept. What is no UUID becomes "", which no row has (PostgreSQL refuses a NUL)."""
     return text.lower() if UUID_FORM.fullmatch(text) else ""
 
 
-def _principal(row: Row[Any]) -> Principal:
+def principal_of(row: Row[Any]) -> Principal:
+    """The principal of a row of `principals`."""
     return Principal(row.object_id, row.tenant_id, row.kind, row.app_id, row.display_name)

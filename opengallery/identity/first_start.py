@@ -18,10 +18,10 @@ from uuid import uuid4
 import msgspec
 from sqlalchemy import Connection, delete, insert, select
 
-from opengallery.database import Database
+from opengallery.database import Database, now
+from opengallery.identity.applications import applications, client_secrets
 from opengallery.identity.client_secrets import hash_secret
 from opengallery.identity.directory import (
-    client_secrets,
     list_subscriptions,
     principals,
     subscriptions,
@@ -122,7 +122,13 @@ def _insert(connection: Connection, first: FirstStart, is_new: bool) -> None:
         _insert_tenant(connection, first)
     if not known or is_new:
         connection.execute(delete(client_secrets).where(client_secrets.c.app_id == first.app_id))
-        secret = {"app_id": first.app_id, "key_id": first.key_id, "hash": hash_secret(first.client_secret)}
+        secret = {
+            "app_id": first.app_id,
+            "key_id": first.key_id,
+            "hash": hash_secret(first.client_secret),
+            "hint": first.client_secret[:3],
+            "starts_at": now(),
+        }
         connection.execute(insert(client_secrets).values(secret))
 
 
@@ -142,3 +148,12 @@ def _insert_tenant(connection: Connection, first: FirstStart) -> None:
         "enabled": True,
     }
     connection.execute(insert(principals).values(administrator))
+    application = {
+        "object_id": str(uuid4()),
+        "app_id": first.app_id,
+        "tenant_id": first.tenant_id,
+        "display_name": ADMINISTRATOR,
+        "details": {},
+        "created_at": now(),
+    }
+    connection.execute(insert(applications).values(application))

@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from opengallery.database import Database, now
+from opengallery.identity.applications import Application, find_application
 from opengallery.identity.client_secrets import ExpiredSecret, SecretChecker, TooManyChecks, WrongSecret
-from opengallery.identity.directory import Application, find_application, list_tenants
+from opengallery.identity.directory import list_tenants
 from opengallery.identity.principal import Principal
 from opengallery.identity.tokens import IssuedToken, Tokens, TokenVersion, UnknownResource
 

@@ -10,9 +10,8 @@ from sqlalchemy import delete, select
 
 from opengallery.database import Database
 from opengallery.identity import first_start
+from opengallery.identity.applications import applications, client_secrets, find_application
 from opengallery.identity.directory import (
-    client_secrets,
-    find_application,
     find_subscription,
     list_subscriptions,
     list_tenants,
@@ -135,7 +134,7 @@ def test_a_lost_file_gives_the_same_administrator_a_new_secret(database: Databas
 def test_an_empty_database_gets_what_the_folder_holds(database: Database, tmp_path: Path) -> None:
     first = bootstrap(database, tmp_path)
     with database.write() as connection:
-        for table in (client_secrets, principals, subscriptions, tenants):
+        for table in (client_secrets, applications, principals, subscriptions, tenants):
             connection.execute(delete(table))
     assert bootstrap(database, tmp_path) == first
     with database.read() as connection:

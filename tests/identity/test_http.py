@@ -13,8 +13,9 @@ from sqlalchemy import insert, update
 
 from opengallery.database import now
 from opengallery.identity import client_secrets as checks
+from opengallery.identity.applications import client_secrets
 from opengallery.identity.client_secrets import hash_secret
-from opengallery.identity.directory import client_secrets, set_enabled
+from opengallery.identity.directory import set_enabled
 
 from .conftest import ENDPOINT, Identity
 

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from joserfc import jwk, jwt
 from sqlalchemy import delete, event
 
-from opengallery.identity.directory import client_secrets, find_principal, principals, set_enabled
+from opengallery.identity.applications import client_secrets
+from opengallery.identity.directory import find_principal, principals, set_enabled
 from opengallery.identity.principal import Principal
 from opengallery.identity.tokens import (
     LIFETIME_S,
