@@ -24,7 +24,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from opengallery.activity_log.recorder import Recorder
 from opengallery.arm import access, operations
+from opengallery.arm.auditing import Placement
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.services import Services
@@ -118,7 +120,8 @@ def build_services(settings: Settings) -> Services:
     database.migrate()
     stores = Stores(settings, database)
     servers = ReplicaServers(settings, stores)
-    return Services(settings, database, stores, servers, _hypervisor(settings, stores))
+    activity_log = Recorder(database, settings.activity_log, Placement(settings.data))
+    return Services(settings, database, stores, servers, _hypervisor(settings, stores), activity_log)
 
 
 def _hypervisor(settings: Settings, stores: Stores) -> Hypervisor:
@@ -177,6 +180,7 @@ def start_work(services: Services) -> None:
     }
     DBOS(config=config)
     DBOS.launch()
+    services.activity_log.start()
     services.hypervisor.adopt()
     services.replica_servers.start(_read_stores(services))
     operations.resume(services)
@@ -227,6 +231,7 @@ def stop_work(services: Services) -> None:
         stack.callback(services.replica_servers.close, _kept_stores(services))
         stack.callback(services.hypervisor.close)
         stack.callback(services.replica_servers.record, services.database)
+        stack.callback(services.activity_log.close)
 
 
 async def _run(services: Services, application: Starlette) -> int:

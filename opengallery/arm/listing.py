@@ -28,7 +28,7 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
             status=404,
         )
     assigned = Assigned(call.connection, call.principal)
-    below = _readable_below(call, assigned, f"{declared.type}/read" if declared else _READ_ALL, scope)
+    below = readable_below(call, assigned, f"{declared.type}/read" if declared else _READ_ALL, scope)
     require_scope(call, scope)
     if scope.namespace and call.get(scope) is None:
         raise resource_not_found(scope)
@@ -62,7 +62,7 @@ def list_embedded(call: Call, holder: ResourceType, parent: ResourceId, name: st
     return Answer(200, {"value": view(call, holder, found)["properties"][name]})
 
 
-def _readable_below(call: Call, assigned: Assigned, action: str, scope: ResourceId) -> list[str] | None:
+def readable_below(call: Call, assigned: Assigned, action: str, scope: ResourceId) -> list[str] | None:
     """None when all of the scope may be read, else where to look. Raises 403 when that is nowhere."""
     if assigned.may(action, scope):
         return None
