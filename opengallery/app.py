@@ -149,7 +149,7 @@ def build_application(services: Services) -> Starlette:
     operations.bind(services, registry)
     workflows.bind(services.database, services.stores)
     arm = ArmEndpoint(services, registry, tokens.validate, f"{settings.endpoint}/{first.tenant_id}")
-    return Starlette(
+    application = Starlette(
         routes=[
             *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker()),
             *PageBlobEndpoint(services).routes(),
@@ -159,6 +159,8 @@ def build_application(services: Services) -> Starlette:
         ],
         exception_handlers={404: _unserved, 405: _unserved},
     )
+    application.state.activity_log = services.activity_log
+    return application
 
 
 async def _unserved(_request: Request, refusal: Exception) -> Response:

@@ -19,7 +19,7 @@ from opengallery.activity_log.events import Caller, Event, Origin, shown
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operation_names import Named
 from opengallery.arm.resource_id import ResourceId
-from opengallery.identity.directory import find_subscription
+from opengallery.identity.directory import find_subscription, list_tenants
 from opengallery.identity.first_start import read_first_start
 from opengallery.identity.principal import Principal
 from opengallery.identity.users import users
@@ -53,7 +53,8 @@ class Placement:
             )
             caller = replace(caller, user_principal_name=name)
         subscription = find_subscription(connection, event.subscription) if event.subscription else None
-        tenant_id = event.tenant_id or caller.tenant_id or self._first_tenant_id
+        is_known = event.tenant_id in dict(list_tenants(connection))
+        tenant_id = event.tenant_id if is_known else caller.tenant_id or self._first_tenant_id
         return replace(
             event,
             caller=caller,

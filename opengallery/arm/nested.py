@@ -52,8 +52,9 @@ def _delete(work: Work, resource_id: str) -> str | None:
     declared = work.registry.require(target.type, None)
     with _noting_refusal(work, target, "DELETE"), work.services.database.write() as connection:
         call = work.call(connection)
+        found = call.get(target)
         answer = handling.delete(call, declared, target)
-        record(call, target, "DELETE", answer)
+        record(call, found.id if found else target, "DELETE", answer)
         under_way = answer.operation or operations.running(connection, target.key)
     return under_way.id if under_way else None
 

@@ -22,6 +22,7 @@ from opengallery.identity.applications import Application, find_application
 from opengallery.identity.client_secrets import ExpiredSecret, SecretChecker, TooManyChecks, WrongSecret
 from opengallery.identity.directory import list_tenants
 from opengallery.identity.principal import Principal
+from opengallery.identity.refused_sign_ins import record_refusal
 from opengallery.identity.tokens import IssuedToken, Tokens, TokenVersion, UnknownResource
 
 BODY_SIZE_MAX_BYTES = 64 * 1024
@@ -69,13 +70,16 @@ class TokenEndpoint:
         return await self._answer(request, "1.0")
 
     async def _answer(self, request: Request, version: TokenVersion) -> JSONResponse:
+        client_id = ""
         try:
             asked = _parse(request, await _read_form(request), version)
+            client_id = asked.client_id
             tenant = request.path_params["tenant"]
             application = await run_in_threadpool(self._find, tenant, asked.client_id)
             await self._check(application, asked.client_secret)
             token = await run_in_threadpool(self._issue, application.principal, asked.resource, version)
         except SignInError as error:
+            record_refusal(request, error.status, error.code, client_id)
             return error_response(error, request)
         return JSONResponse(
             _success(token, version), headers={"cache-control": "no-store", "pragma": "no-cache"}
