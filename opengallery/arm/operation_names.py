@@ -38,6 +38,10 @@ def of_request(registry: Registry, method: str, segments: list[str]) -> Named:
     except MalformedId:
         return Named(f"{UNKNOWN}/{_suffix(method)}", path, subscription)
     scope = found.id or ResourceId()
+    if scope.key == "/" and found.tail and "/" not in found.tail:
+        known = found.tail.lower() in ("subscriptions", "tenants")
+        kind = f"Microsoft.Resources/{found.tail.lower()}" if known else UNKNOWN
+        return Named(f"{kind}/{_suffix(method)}", path, subscription)
     operation = _operation(registry, method, scope, found.tail)
     verb = "GET" if method == "HEAD" else method
     for route in registry.routes:

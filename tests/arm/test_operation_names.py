@@ -30,6 +30,8 @@ UNKNOWN = "Microsoft.Resources/unknown"
          "/subscriptions/s"),
         ("TRACE", "/what/ever", f"{UNKNOWN}/action", "/what/ever"),
         ("GET", "/", f"{UNKNOWN}/read", "/"),
+        ("GET", "/what", f"{UNKNOWN}/read", "/what"),
+        ("GET", "/tenants", "Microsoft.Resources/tenants/read", "/tenants"),
         ("PUT", f"{GROUP}//x", f"{UNKNOWN}/write", f"{GROUP}//x"),
     ],
 )  # fmt: skip

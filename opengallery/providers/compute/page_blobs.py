@@ -30,6 +30,7 @@ from starlette.routing import Route
 from opengallery.arm.resources import resources
 from opengallery.arm.services import Services
 from opengallery.database import now
+from opengallery.identity.directory import as_id
 
 PAGE_BYTES = 512
 PUT_LIMIT_BYTES = 4 * 1024 * 1024
@@ -153,7 +154,7 @@ class PageBlobEndpoint:
     def _key(self, upload_id: str) -> str | None:
         query = select(resources.c.private).where(
             resources.c.type == "microsoft.compute/disks",
-            resources.c.private["uploadId"].as_string() == upload_id,
+            resources.c.private["uploadId"].as_string() == as_id(upload_id),
         )
         with self._services.database.read() as connection:
             private = connection.execute(query).scalar()
