@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from opengallery.activity_log import events
 from opengallery.activity_log.events import Event
-from opengallery.activity_log.rotation import rotate
+from opengallery.activity_log.rotation import ROWS_MAX, rotate
 from opengallery.database import Database
 from opengallery.settings import ActivityLogSettings
 
@@ -64,6 +64,7 @@ class Recorder:
         self._waiting: list[Event] = []
         self._tallies: dict[str, _Tally] = {}
         self._window = self._clock() // WINDOW_S
+        self._rotate_at = 0.0
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -125,12 +126,15 @@ class Recorder:
                 self._write([one])
 
     def _run(self) -> None:
-        rotate_at = 0.0
         while not self._ending.wait(FLUSH_S):
             self._try(self.flush)
-            if self._clock() >= rotate_at:
-                self._try(lambda: rotate(self._database, self._settings))
-                rotate_at = self._clock() + ROTATE_S
+            if self._clock() >= self._rotate_at:
+                self._rotate_at = self._clock() + ROTATE_S
+                self._try(self._rotate)
+
+    def _rotate(self) -> None:
+        if rotate(self._database, self._settings) >= ROWS_MAX:
+            self._rotate_at = 0.0
 
     def _try(self, work: Callable[[], object]) -> None:
         """Do it; what the database refuses is done another time."""

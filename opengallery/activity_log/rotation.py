@@ -1,5 +1,6 @@
 """Rotation: the oldest events go when they are too old, or when all of them are too large."""
 
+import time
 from datetime import timedelta
 
 from sqlalchemy import delete, func, select
@@ -8,7 +9,9 @@ from opengallery.activity_log.events import activity_events
 from opengallery.database import Database, now
 from opengallery.settings import ActivityLogSettings
 
-ROWS_AT_ONCE = 1000
+ROWS_AT_ONCE = 200
+PAUSE_S = 0.02
+ROWS_MAX = 5000
 MIB = 2**20
 
 _sequence = activity_events.c.sequence
@@ -17,17 +20,19 @@ _sequence = activity_events.c.sequence
 def rotate(database: Database, settings: ActivityLogSettings) -> int:
     """Delete what is older than `days`, and the oldest beyond `max_mib`. Returns how many events went.
 
-    In short transactions, so that nobody waits long for them.
+    In short transactions, and not many: who gets `ROWS_MAX` or more has to come again.
     """
     last = max(_too_old(database, settings.days), _too_many(database, settings.max_mib * MIB))
     gone = 0
-    while True:
+    while gone < ROWS_MAX:
         with database.write() as connection:
             first = connection.scalar(select(func.min(_sequence)))
             if first is None or first > last:
-                return gone
+                break
             some = (_sequence <= last) & (_sequence < first + ROWS_AT_ONCE)
             gone += connection.execute(delete(activity_events).where(some)).rowcount
+        time.sleep(PAUSE_S)  # others who write come between
+    return gone
 
 
 def _too_old(database: Database, days: int) -> int:
