@@ -120,7 +120,8 @@ def _encode(value: Any) -> str:
 def _engine(url: str) -> Engine:
     # The standard library's JSON took half of the time to read a resource.
     options: dict[str, Any] = {"json_serializer": _encode, "json_deserializer": msgspec.json.decode}
-    options |= {"pool_size": 20, "max_overflow": 40}
+    # An error's text names no values: some are secrets, and it goes into the log.
+    options |= {"hide_parameters": True, "pool_size": 20, "max_overflow": 40}
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, **options)
     engine = create_engine(url, connect_args={"timeout": 30}, **options)
