@@ -1,6 +1,6 @@
 // A real OpenID Connect issuer on loopback, for tests: node oidc-issuer.mjs SETTINGS.json
 // SETTINGS.json: {"port", "certificate", "key" (PEM files), "audience", "keys" (JWKs with their private halves)}.
-// It has a client `robot` with a secret (client credentials), a public client `cli` (code with PKCE, device code)
+// It has a client `robot` with a secret (client credentials), a public client `cli` (code with PKCE)
 // and an account for every name: the account's groups are the words behind `+` in the name (`alice+readers`).
 // A signal SIGHUP has it read the settings again: so its keys are rotated.
 // The module comes from the folder that OIDC_ISSUER names (default: .cache/oidc-issuer).
@@ -20,12 +20,12 @@ const resource = ({ audience, keys }) => ({
   enabled: true,
   defaultResource: () => audience,
   useGrantedResource: () => true,
-  getResourceServerInfo: () => ({
-    audience,
+  getResourceServerInfo: (_context, asked) => ({
+    audience: asked,
     scope: 'gallery',
     accessTokenFormat: 'jwt',
     accessTokenTTL: 600,
-    jwt: { sign: { alg: keys[0].kty === 'EC' ? 'ES256' : keys[0].alg ?? 'RS256' } },
+    jwt: { sign: { alg: keys[0].alg } },
   }),
 });
 
@@ -39,10 +39,11 @@ const provider = () => {
       },
       {
         client_id: 'cli', token_endpoint_auth_method: 'none', application_type: 'native',
-        grant_types: ['authorization_code', 'refresh_token'],
+        grant_types: ['authorization_code'],
         redirect_uris: ['http://127.0.0.1/callback'], response_types: ['code'],
       },
     ],
+    clientDefaults: { id_token_signed_response_alg: settings.keys[0].alg },
     jwks: { keys: settings.keys },
     features: {
       clientCredentials: { enabled: true },
