@@ -268,7 +268,7 @@ def stop_work(services: Services) -> None:
 
 async def _run(services: Services, application: Starlette) -> int:
     """Serve until a signal comes. Returns the exit status."""
-    from opengallery.listener import Listener
+    from opengallery.listener.tls import Listener
 
     settings = services.settings
     ended = asyncio.Event()

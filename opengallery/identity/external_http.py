@@ -23,7 +23,7 @@ from opengallery.settings import IdentitySettings
 
 ANSWER_SIZE_MAX_BYTES = 64 * 1024
 ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-PASSED_ON = ("grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type")
+PASSED_ON = ("grant_type", "client_id", "client_secret")
 """Of a token request; `scope` is Entra's form, and what the issuer wants instead stands in the settings."""
 ANSWERED = ("access_token", "token_type", "expires_in", "error", "error_description")
 

@@ -16,10 +16,10 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from opengallery.headers import Application, Guarded
 from opengallery.identity import keys
 from opengallery.identity.certificate_source import CertificateSource, ShownCertificate
 from opengallery.identity.folder import IdentityFolder
+from opengallery.listener.guarded import Application, Guarded
 from opengallery.settings import Settings, SettingsError
 
 ADDRESS = "127.0.0.1"

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from opengallery.headers import Guarded
+from opengallery.listener.guarded import Guarded
 
 
 async def _plain(_request: Request) -> PlainTextResponse:
