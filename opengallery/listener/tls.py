@@ -27,6 +27,7 @@ LOOK_S = 2.0
 TEND_KEYS_S = 3600.0
 HEADER_TIME_MAX_S = 15
 HEADER_SIZE_MAX_BYTES = 64 * 1024
+BUFFER_MAX_BYTES = 128 * 1024  # of HTTP/1.1, for a head too; with less, uploads are slower
 STREAMS_MAX = 100
 STOP_S = 5.0
 DAY_S = 24 * 3600
@@ -56,7 +57,7 @@ class Listener:
             interface=Interfaces.ASGINL,
             websockets=False,
             http1_settings=HTTP1Settings(
-                header_read_timeout=HEADER_TIME_MAX_S * 1000, max_buffer_size=HEADER_SIZE_MAX_BYTES
+                header_read_timeout=HEADER_TIME_MAX_S * 1000, max_buffer_size=BUFFER_MAX_BYTES
             ),
             http2_settings=HTTP2Settings(
                 max_headers_size=HEADER_SIZE_MAX_BYTES,
