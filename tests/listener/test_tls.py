@@ -1,6 +1,7 @@
 """The listener: another certificate is shown while requests are under way, and none of them notices."""
 
 import asyncio
+import socket
 import ssl
 import threading
 import time
@@ -101,6 +102,7 @@ def test_the_own_certificate_is_renewed_while_an_answer_is_under_way(running: Ru
         pieces = answer.iter_raw()
         assert next(pieces) == b"begun "
         running.renew()
+        running.renew()  # the first listener still answers: that holds up nothing
         assert httpx.get(running.url, verify=False).text == "hello"
         running.go_on.set()
         assert b"".join(pieces) == b"ended"
@@ -144,3 +146,14 @@ def test_a_running_listener_replaces_old_token_keys(running: Running) -> None:
     finally:
         other.stop()
     assert tls.TEND_KEYS_S <= 3600
+
+
+def test_a_client_that_stays_silent_holds_up_no_renewal(running: Running) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", running.settings.port)) as raw:
+        with context.wrap_socket(raw, server_hostname="localhost"):
+            running.renew()
+            running.renew()
+            running.renew()
