@@ -170,7 +170,9 @@ def test_a_user_changes_their_own_password_with_the_current_one(graph: Graph) ->
     change["currentPassword"] = PASSWORD
     his.post("/me/changePassword", change, 204)
     assert graph.ended == [bob]
-    assert "wrong" in his.refused("POST", "/me/changePassword", change | {"newPassword": "p" * 9}, status=400)[2]
+    assert (
+        "wrong" in his.refused("POST", "/me/changePassword", change | {"newPassword": "p" * 9}, status=400)[2]
+    )
 
 
 def test_wrong_passwords_are_counted(graph: Graph) -> None:
