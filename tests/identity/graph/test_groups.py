@@ -133,8 +133,8 @@ def test_members_are_bounded(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> N
         assert error["code"] == "Directory_QuotaExceeded"
 
 
-@pytest.mark.parametrize("reference", [None, 7, "", "nonsense", "https://[", "https://x/v1.0/users/bob"])
-def test_a_reference_that_names_nothing_is_refused(graph: Graph, reference: object) -> None:
-    group = graph.group("builders")
-    refused = graph.refused("POST", f"/groups/{group}/members/$ref", {"@odata.id": reference}, status=400)
-    assert "directoryObjects/OBJECT-ID" in refused[2]
+def test_a_reference_that_names_nothing_is_refused(graph: Graph) -> None:
+    path = f"/groups/{graph.group('builders')}/members/$ref"
+    for reference in (None, 7, "", "nonsense", "https://[", "https://x/v1.0/users/bob"):
+        refused = graph.refused("POST", path, {"@odata.id": reference}, status=400)
+        assert "directoryObjects/OBJECT-ID" in refused[2]

@@ -54,37 +54,37 @@ def test_conditions_are_combined_with_the_right_precedence(graph: Graph, groups:
         assert ids(graph.get("/groups", _filter=text)) == expected, text
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "displayName",
-        "displayName eq",
-        "displayName eq anna",
-        "displayName like 'a'",
-        "displayName eq 'a' and",
-        "displayName eq 'a",
-        "displayName eq 'a')",
-        "(displayName eq 'a'",
-        "displayName eq true",
-        "securityEnabled eq 'true' or displayName eq null or id eq 7",
-        "nonsense eq 'a'",
-        "displayName/any(x:x eq 'a')",
-        "startswith(securityEnabled,'a')",
-        "startswith(displayName,'a') eq false",
-        "endswith(displayName,'a')",
-        "password_hash eq 'a'",
-        "displayName eq 'a' ; drop table groups",
-        "displayName eq 'a\0b'",
-        "not " * 20 + "displayName eq 'a'",
-        "(" * 20 + "displayName eq 'a'" + ")" * 20,
-        " or ".join(["displayName eq 'a'"] * 101),
-        "displayName in (" + ",".join(["'a'"] * 102) + ")",
-        "displayName eq '" + "a" * 4096 + "'",
-    ],
-)
-def test_a_filter_that_cant_be_read_is_refused(graph: Graph, text: str) -> None:
-    refused = graph.refused("GET", "/groups", params={"$filter": text}, status=400)
-    assert refused[1] == "Request_UnsupportedQuery" and refused[2]
+UNREADABLE = [
+    "displayName",
+    "displayName eq",
+    "displayName eq anna",
+    "displayName like 'a'",
+    "displayName eq 'a' and",
+    "displayName eq 'a",
+    "displayName eq 'a')",
+    "(displayName eq 'a'",
+    "displayName eq true",
+    "securityEnabled eq 'true' or displayName eq null or id eq 7",
+    "nonsense eq 'a'",
+    "displayName/any(x:x eq 'a')",
+    "startswith(securityEnabled,'a')",
+    "startswith(displayName,'a') eq false",
+    "endswith(displayName,'a')",
+    "password_hash eq 'a'",
+    "displayName eq 'a' ; drop table groups",
+    "displayName eq 'a\0b'",
+    "not " * 20 + "displayName eq 'a'",
+    "(" * 20 + "displayName eq 'a'" + ")" * 20,
+    " or ".join(["displayName eq 'a'"] * 101),
+    "displayName in (" + ",".join(["'a'"] * 102) + ")",
+    "displayName eq '" + "a" * 4096 + "'",
+]
+
+
+def test_a_filter_that_cant_be_read_is_refused(graph: Graph) -> None:
+    for text in UNREADABLE:
+        refused = graph.refused("GET", "/groups", params={"$filter": text}, status=400)
+        assert refused[1] == "Request_UnsupportedQuery" and refused[2], text
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
