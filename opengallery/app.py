@@ -20,6 +20,7 @@ from typing import IO
 
 import structlog
 from dbos import DBOS, DBOSConfig
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,6 +30,7 @@ from starlette.routing import Route
 from opengallery.arm import access, operations
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
+from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.services import Services
 from opengallery.database import Database
 from opengallery.hypervisors import trace
@@ -42,6 +44,7 @@ from opengallery.identity.external_principals import administrators_group, regis
 from opengallery.identity.external_tokens import ExternalTokens
 from opengallery.identity.first_start import FirstStart, OtherGallery, bootstrap
 from opengallery.identity.folder import IdentityFolder
+from opengallery.identity.graph.http import GraphEndpoint
 from opengallery.identity.http import Discovery, identity_routes
 from opengallery.identity.issuer import Issuer, IssuerUnavailable
 from opengallery.identity.keys import SigningKeys
@@ -180,7 +183,11 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
     keys = SigningKeys.open(IdentityFolder(settings.data))
     tokens = Tokens(database, keys, settings.endpoint)
     if settings.identity.issuer is None:
-        routes = identity_routes(settings.endpoint, database, keys, tokens, SecretChecker())
+        checker = SecretChecker()
+        routes = [
+            *identity_routes(settings.endpoint, database, keys, tokens, checker),
+            *GraphEndpoint(settings.endpoint, database, tokens, checker, _may_administer).routes(),
+        ]
         return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
     try:
         issuer = Issuer(settings.identity.issuer, settings.identity.ca_file)
@@ -193,6 +200,12 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
     discovery = Discovery(settings.endpoint, database, keys, tokens)
     routes = external_routes(settings.endpoint, discovery, issuer, settings.identity)
     return _SignIn(external.authenticate, issuer.url, routes)
+
+
+def _may_administer(connection: Connection, principal: Principal) -> bool:
+    """Whether a principal may change the directory of its tenant: whoever could give itself any role."""
+    action = "Microsoft.Authorization/elevateAccess/action"
+    return access.Assigned(connection, principal).may(action, ResourceId())
 
 
 async def _unserved(_request: Request, refusal: Exception) -> Response:

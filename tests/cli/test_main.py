@@ -38,7 +38,8 @@ sig image-definition create|sig image-definition delete|sig image-definition lis
 sig image-definition show|sig image-definition update|sig image-version create|sig image-version delete
 sig image-version list|sig image-version show|sig image-version update|sig image-version wait|sig list
 sig show|sig update|snapshot create|snapshot delete|snapshot list|snapshot show|store collect|store stats
-store verify|vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
+store verify|subscription create|subscription list|tenant create|tenant list
+vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
 vm get-instance-view|vm run-command invoke
 vm list|vm show|vm start|vm stop|vmss create|vmss deallocate|vmss delete|vmss delete-instances|vmss list
 vmss list-instances|vmss reimage|vmss restart|vmss scale|vmss show|vmss start|vmss stop
