@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from opengallery.arm import resources
+from opengallery.arm import operations, resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.operations import Work
@@ -113,7 +113,8 @@ def _share(work: Work) -> None:
     named = _named(update)
     with work.services.database.write() as connection:
         gallery = resources.get(connection, work.key, lock=True)
-        if gallery is None:
+        # Canceled: it was deleted, and may have been made again since.
+        if gallery is None or not operations.is_running(connection, work.operation.id):
             raise ArmError("OperationPreempted", f"'{work.id}' was deleted meanwhile.", status=409)
         if update.operation_type in ("Add", "Remove"):
             wanted = _changed(shares.groups(connection, gallery.key), update.operation_type, named)
