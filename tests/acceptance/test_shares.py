@@ -35,8 +35,7 @@ def test_a_gallery_is_shared_with_a_subscription(shell: Shell, site: Site) -> No
     assert created["sharingProfile"]["permissions"] == "Groups"
     publish(shell, site, GALLERY)
     second = shell.variables["GALLERY_SUBSCRIPTION_ID_2"]
-    added = shell.az("sig", "share", "add", *GALLERY, "--subscription-ids", second)
-    assert added is None or added.get("operationType") == "Add"
+    shell.az("sig", "share", "add", *GALLERY, "--subscription-ids", second)
     shell.az("sig", "share", "wait", *GALLERY, "--updated")
     shown = shell.az("sig", "show", *GALLERY, "--select", "Permissions")["sharingProfile"]
     assert shown["groups"] == [{"ids": [second], "type": "Subscriptions"}]
@@ -53,10 +52,8 @@ def test_the_subscription_makes_a_machine_of_it_until_it_is_taken_back(shell: Sh
     assert listed["uniqueId"] == f"/SharedGalleries/{listed['name']}"
     assert shell.az("sig", "show-shared", *IN_REGION, *there, *name)["name"] == listed["name"]
     (image,) = shell.az("sig", "image-definition", "list-shared", *IN_REGION, *there, *name)
-    assert shell.az("sig", "image-definition", "show-shared", *IN_REGION, *there, *name, *IMAGE) == {
-        **image,
-        **shell.az("sig", "image-definition", "show-shared", *IN_REGION, *there, *name, *IMAGE),
-    }
+    definition = shell.az("sig", "image-definition", "show-shared", *IN_REGION, *there, *name, *IMAGE)
+    assert (definition["uniqueId"], definition["osType"]) == (image["uniqueId"], "Linux")
     (version,) = shell.az("sig", "image-version", "list-shared", *IN_REGION, *there, *name, *IMAGE)
     one = ("--gallery-image-version", "1.0.0")
     shown = shell.az("sig", "image-version", "show-shared", *IN_REGION, *there, *name, *IMAGE, *one)
@@ -68,10 +65,8 @@ def test_the_subscription_makes_a_machine_of_it_until_it_is_taken_back(shell: Sh
     made = shell.az(*machine, "-n", "vm")
     assert made["powerState"] == "VM running"
     shell.az("sig", "share", "reset", *GALLERY)
-    assert shell.az("sig", "show", *GALLERY, "--select", "Permissions")["sharingProfile"] == {
-        **shell.az("sig", "show", *GALLERY, "--select", "Permissions")["sharingProfile"],
-        "permissions": "Private",
-    }
+    profile = shell.az("sig", "show", *GALLERY, "--select", "Permissions")["sharingProfile"]
+    assert profile["permissions"] == "Private"
     assert "not found" in shell.refused(*machine, "-n", "late")
     assert shell.az("sig", "list-shared", *IN_REGION, *there) == []
     assert shell.az("vm", "show", "-d", "-g", "consumer", "-n", "vm", *there)["powerState"] == "VM running"
