@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from opengallery.providers.compute.sharing import shares
 from opengallery.replication import progress
 
 from .conftest import Api
+from .data_disks import guest_sees, version_with_data_disks
 from .images import (
     COMPUTE,
     REGION,
@@ -489,6 +491,37 @@ def test_another_tenants_machine_reads_our_bytes_and_keeps_its_own_apart(
     late = exported.replace("exported", "late")
     refusal = stranger.refused("PUT", late, {"location": REGION, "properties": {"creationData": creation}})
     assert refusal[:2] == (404, "GalleryImageNotFound")
+
+
+def test_the_data_disks_of_a_shared_version_come_with_it(
+    api: Api, stranger: Api, theirs: Any, groups: Any, tmp_path: Path
+) -> None:
+    theirs_group, ours = groups(stranger), api.group("disks")
+    path = f"{ours}/{COMPUTE}/galleries/gallery"
+    api.put(path, {"location": REGION})
+    api.put(path, GROUPS_PROFILE)
+    version_with_data_disks(api, ours, REGION)
+    image = f"/SharedGalleries/{unique(api)}/Images/linux/Versions/1.0.0"
+    share(api, gallery=path, AADTenants=[theirs[0]])
+    machine, body = machine_of(stranger, theirs_group, image)
+    disks = stranger.put(machine, body)["properties"]["storageProfile"]["dataDisks"]
+    five = next(one for one in disks if one["lun"] == 5)
+    creation = stranger.get(five["managedDisk"]["id"])["properties"]["creationData"]
+    assert creation["galleryImageReference"] == {"sharedGalleryImageId": image, "lun": 5}
+    stranger.act(f"{machine}/deallocate")
+    assert guest_sees(stranger, machine, 5, tmp_path)[:SIZE_BYTES] == disk(3, 4)
+    single = f"{theirs_group}/{COMPUTE}/disks/zero"
+    reference = {"sharedGalleryImageId": image, "lun": 0}
+    source = {"createOption": "FromImage", "galleryImageReference": reference}
+    stranger.put(single, {"location": REGION, "properties": {"creationData": source}})
+    url = stranger.act(f"{single}/beginGetAccess", {"access": "Read", "durationInSeconds": 600})["accessSAS"]
+    assert stranger.client.get(url).content[:SIZE_BYTES] == disk(2)
+    source["galleryImageReference"]["lun"] = 7
+    other = single.replace("zero", "seven")
+    assert (
+        stranger.refused("PUT", other, {"location": REGION, "properties": {"creationData": source}})[0] == 404
+    )
+    share(api, "Reset", gallery=path)
 
 
 def test_a_shared_gallery_is_not_deleted(api: Api, neighbour: Api) -> None:
