@@ -1,8 +1,6 @@
-"""Direct sharing: galleries shared with subscriptions and tenants, and what these can do with them."""
+"""Direct sharing: who shares a gallery with whom, and what these see of it."""
 
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,129 +8,30 @@ from sqlalchemy import event
 
 from opengallery.arm import access
 from opengallery.providers.compute.sharing import shares
-from opengallery.replication import progress
 
 from .conftest import Api
-from .data_disks import guest_sees, version_with_data_disks
-from .images import (
-    COMPUTE,
-    REGION,
-    definition,
-    id_of,
-    machine_body,
-    managed_image,
-    scale_set_body,
-    version_body,
+from .images import COMPUTE, REGION, id_of
+from .principals import People
+from .shared import (
+    ELSEWHERE,
+    EXPANDED,
+    GROUP,
+    GROUPS_PROFILE,
+    catalog,
+    gallery,
+    image_id,
+    neighbour,
+    people,
+    published,
+    share,
+    shared_with,
+    stranger,
+    theirs,
+    unique,
+    update,
 )
-from .principals import People, people_of
-from .vhds import SIZE_BYTES, disk
 
-GROUP = "sharing"
-GALLERY = f"resourceGroups/{GROUP}/{COMPUTE}/galleries/gallery"
-ELSEWHERE = "westeurope"
-GROUPS_PROFILE = {"location": REGION, "properties": {"sharingProfile": {"permissions": "Groups"}}}
-EXPANDED = "?$expand=SharingProfile/Groups"
-
-
-@pytest.fixture(scope="module")
-def people(server: Api) -> Iterator[People]:
-    with people_of(server) as people:
-        yield people
-
-
-@pytest.fixture(scope="module")
-def theirs(people: People) -> tuple[str, str]:
-    """Another tenant, and its subscription."""
-    return people.tenant()
-
-
-@pytest.fixture(scope="module")
-def stranger(people: People, theirs: tuple[str, str]) -> Api:
-    """A contributor of the other tenant's subscription."""
-    return people.contributor(theirs[1], theirs[0])
-
-
-@pytest.fixture(scope="module")
-def neighbour(server: Api, people: People) -> Api:
-    """A contributor of the second subscription of our tenant."""
-    return people.contributor(server.first.second_subscription_id)
-
-
-@pytest.fixture(scope="module")
-def published(server: Api) -> Iterator[Api]:
-    """A gallery that may be shared: `linux` 1.0.0 in two regions, 2.0.0 excluded from latest, 3.0.0 elsewhere."""
-    server.group(GROUP)
-    server.groups.remove(GROUP)
-    path = f"resourceGroups/{GROUP}"
-    server.put(GALLERY, GROUPS_PROFILE)
-    image = managed_image(server, path, "image", 1, 2)
-    linux = definition(server, path)
-    server.put(f"{linux}/versions/1.0.0", version_body(server, image, (REGION, 2), ELSEWHERE))
-    server.put(f"{linux}/versions/2.0.0", version_body(server, image, REGION, excludeFromLatest=True))
-    server.put(f"{linux}/versions/3.0.0", version_body(server, image, ELSEWHERE))
-    yield server
-    reset(server)
-    server.delete(path)
-
-
-@pytest.fixture
-def gallery(published: Api, api: Api) -> Iterator[str]:
-    """Its path; shared with nobody before and after."""
-    yield GALLERY
-    reset(api)
-
-
-def reset(api: Api) -> None:
-    api.act(f"{GALLERY}/share", {"operationType": "Reset"})
-    api.put(GALLERY, GROUPS_PROFILE)
-
-
-def share(api: Api, verb: str = "Add", gallery: str = GALLERY, **ids: list[str]) -> Any:
-    """What `az sig share add` sends, and its result."""
-    return api.act(f"{gallery}/share", update(verb, **ids))
-
-
-def update(verb: str = "Add", **ids: list[str]) -> dict[str, Any]:
-    return {"operationType": verb, "groups": [{"type": kind, "ids": these} for kind, these in ids.items()]}
-
-
-def shared_with(api: Api) -> Any:
-    return api.get(f"{GALLERY}{EXPANDED}")["properties"]["sharingProfile"]["groups"]
-
-
-def unique(api: Api, name: str = "gallery") -> str:
-    return f"{api.first.subscription_id}-{name.upper()}"
-
-
-def catalog(region: str, rest: str = "") -> str:
-    return f"{COMPUTE}/locations/{region}/sharedGalleries{rest}?api-version=2023-07-03"
-
-
-def image_id(api: Api, version: str, name: str = "linux") -> str:
-    return f"/SharedGalleries/{unique(api)}/Images/{name}/Versions/{version}"
-
-
-def machine_of(consumer: Api, group: str, image: str, region: str = REGION, name: str = "vm") -> Any:
-    """Path and body of a machine from a shared image."""
-    body = machine_body(consumer, "unused", region)
-    body["properties"]["storageProfile"]["imageReference"] = {"sharedGalleryImageId": image}
-    return f"{group}/{COMPUTE}/virtualMachines/{name}", body
-
-
-@pytest.fixture
-def groups(api: Api) -> Iterator[Any]:
-    """Makes resource groups in consumers' subscriptions, which go with the test."""
-    made: list[Api] = []
-
-    def make(consumer: Api, name: str = "consumer") -> str:
-        made.append(consumer)
-        return consumer.group(name)
-
-    yield make
-    for consumer in made:
-        for name in consumer.groups:
-            consumer.delete(f"resourceGroups/{name}")
-        consumer.groups.clear()
+__all__ = ["gallery", "neighbour", "people", "published", "stranger", "theirs"]
 
 
 def test_a_gallery_shows_whom_it_is_shared_with_to_who_asks(api: Api, gallery: str) -> None:
@@ -360,168 +259,6 @@ def test_a_list_of_shared_galleries_comes_in_pages(api: Api, neighbour: Api) -> 
     assert found == [unique(api, f"many{number}") for number in range(7)]
     for number in range(7):
         share(api, "Reset", gallery=f"{group}/{COMPUTE}/galleries/many{number}")
-
-
-def test_a_machine_is_made_from_a_shared_version_without_a_role_on_the_gallery(
-    api: Api, gallery: str, neighbour: Api, groups: Any
-) -> None:
-    group = groups(neighbour)
-    path, body = machine_of(neighbour, group, image_id(api, "latest"))
-    refusal = neighbour.refused("PUT", path, body)
-    assert refusal[:2] == (404, "GalleryImageNotFound")
-    assert "not shared" in refusal[2]
-    share(api, Subscriptions=[neighbour.first.subscription_id])
-    made = neighbour.put(path, body)
-    reference = made["properties"]["storageProfile"]["imageReference"]
-    assert reference == {"sharedGalleryImageId": image_id(api, "latest"), "exactVersion": "1.0.0"}
-    os_disk = made["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"]
-    creation = neighbour.get(os_disk)["properties"]["creationData"]
-    assert creation["galleryImageReference"] == {"sharedGalleryImageId": image_id(api, "1.0.0")}
-    shown = neighbour.ask("GET", f"{path}?$expand=instanceView").text + str(neighbour.get(os_disk))
-    assert f"/resourceGroups/{GROUP}/".lower() not in shown.lower()
-
-    private = machine_body(neighbour, "unused")
-    version = id_of(api, f"{gallery}/images/linux/versions/1.0.0")
-    private["properties"]["storageProfile"]["imageReference"] = {"id": version}
-    other = f"{group}/{COMPUTE}/virtualMachines/other"
-    assert neighbour.refused("PUT", other, private)[:2] == (403, "LinkedAuthorizationFailed")
-
-    share(api, "Reset")
-    path_2, body_2 = machine_of(neighbour, group, image_id(api, "1.0.0"), name="late")
-    assert neighbour.refused("PUT", path_2, body_2)[1] == "GalleryImageNotFound"
-    for verb in ("restart", "deallocate", "start"):
-        neighbour.act(f"{path}/{verb}")
-    assert neighbour.put(path, {**body, "tags": {"a": "b"}})["tags"] == {"a": "b"}
-
-
-def test_a_shared_reference_obeys_the_rules_of_others(
-    api: Api, gallery: str, neighbour: Api, groups: Any
-) -> None:
-    group = groups(neighbour)
-    share(api, Subscriptions=[neighbour.first.subscription_id])
-
-    def refused(image: str, region: str = REGION, **more: str) -> tuple[int, str, str]:
-        path, body = machine_of(neighbour, group, image, region)
-        body["properties"]["storageProfile"]["imageReference"] |= more
-        found = neighbour.refused("PUT", path, body)
-        assert neighbour.ask("GET", path).status_code == 404
-        return found
-
-    status, code, message = refused(image_id(api, "3.0.0"))
-    assert (status, code) == (404, "GalleryImageNotFound")
-    assert "is not available in westcentralus region" in message and GROUP not in message
-    assert refused(image_id(api, "latest"), "japaneast")[1] == "GalleryImageNotFound"
-    assert refused(image_id(api, "9.9.9"))[1] == "GalleryImageNotFound"
-    assert refused(image_id(api, "1.0.0", name="windows"))[1] == "GalleryImageNotFound"
-    for malformed in (
-        "/SharedGalleries/x",
-        f"{image_id(api, '1.0.0')}/more",
-        image_id(api, "1.0.0").replace("Shared", "Community"),
-        image_id(api, ""),
-        f"/SharedGalleries/{'x' * 2000}/Images/a/Versions/1.0.0",
-        id_of(api, f"{gallery}/images/linux/versions/1.0.0"),
-    ):
-        assert refused(malformed)[0] == 400, malformed
-    both = image_id(api, "1.0.0").replace("Shared", "Community")
-    assert refused(image_id(api, "1.0.0"), communityGalleryImageId=both)[0] == 400
-    path, body = machine_of(neighbour, group, image_id(api, "2.0.0"))
-    made = neighbour.put(path, body)["properties"]["storageProfile"]["imageReference"]
-    assert made["exactVersion"] == "2.0.0"
-    body["properties"]["storageProfile"]["imageReference"] = {"sharedGalleryImageId": image_id(api, "1.0.0")}
-    assert neighbour.refused("PUT", path, body)[:2] == (409, "PropertyChangeNotAllowed")
-    path, body = machine_of(neighbour, group, image_id(api, "latest"), ELSEWHERE, "there")
-    made = neighbour.put(path, body)["properties"]["storageProfile"]["imageReference"]
-    assert made["exactVersion"] == "3.0.0"
-
-
-@pytest.mark.parametrize("mode", ["Flexible", "Uniform"])
-def test_a_scale_set_does_not_grow_under_a_revoked_share(
-    api: Api, gallery: str, neighbour: Api, groups: Any, mode: str
-) -> None:
-    group = groups(neighbour)
-    path = f"{group}/{COMPUTE}/virtualMachineScaleSets/set"
-    body = scale_set_body(neighbour, "unused", 2, mode=mode)
-    storage = body["properties"]["virtualMachineProfile"]["storageProfile"]
-    storage["imageReference"] = {"sharedGalleryImageId": image_id(api, "latest")}
-    assert neighbour.refused("PUT", path, body)[1] == "GalleryImageNotFound"
-    share(api, Subscriptions=[neighbour.first.subscription_id])
-    neighbour.put(path, body)
-    share(api, "Reset")
-    status, code, message = neighbour.refused("PUT", path, {**body, "sku": {**body["sku"], "capacity": 3}})
-    assert (status, code) == (404, "GalleryImageNotFound")
-    assert "not shared (any more)" in message
-    assert len(neighbour.get(f"{path}/virtualMachines")["value"]) == 2
-    neighbour.put(path, {**body, "sku": {**body["sku"], "capacity": 1}})
-    neighbour.act(f"{path}/restart")
-
-
-def test_another_tenants_machine_reads_our_bytes_and_keeps_its_own_apart(
-    api: Api, gallery: str, stranger: Api, theirs: Any, groups: Any
-) -> None:
-    group = groups(stranger)
-    share(api, AADTenants=[theirs[0]])
-    exported = f"{group}/{COMPUTE}/disks/exported"
-    creation = {
-        "createOption": "FromImage",
-        "galleryImageReference": {"sharedGalleryImageId": image_id(api, "latest")},
-    }
-    made = stranger.put(exported, {"location": REGION, "properties": {"creationData": creation}})
-    assert made["properties"]["creationData"] == creation
-    url = stranger.act(f"{exported}/beginGetAccess", {"access": "Read", "durationInSeconds": 600})[
-        "accessSAS"
-    ]
-    assert stranger.client.get(url).content[:SIZE_BYTES] == disk(1, 2)
-
-    machine, body = machine_of(stranger, group, image_id(api, "1.0.0"))
-    stranger.put(machine, body)
-    for verb in ("deallocate", "generalize"):
-        stranger.act(f"{machine}/{verb}")
-    image = f"{group}/{COMPUTE}/images/captured"
-    source = {"sourceVirtualMachine": {"id": id_of(stranger, machine)}}
-    stranger.put(image, {"location": REGION, "tags": {}, "properties": source})
-    with api.services.database.read() as connection:
-        (captured,) = progress.replicas(connection, id_of(stranger, image).lower())
-        shared = progress.replicas(connection, id_of(stranger, exported).lower())
-    assert captured.tenant_id == theirs[0]
-    assert {replica.tenant_id for replica in shared} == {api.first.tenant_id}
-    reader = api.services.stores.open(captured.store, theirs[0]).open(captured.image_id)
-    assert reader.read(0, reader.size_bytes) == disk(1, 2)
-
-    share(api, "Reset")
-    late = exported.replace("exported", "late")
-    refusal = stranger.refused("PUT", late, {"location": REGION, "properties": {"creationData": creation}})
-    assert refusal[:2] == (404, "GalleryImageNotFound")
-
-
-def test_the_data_disks_of_a_shared_version_come_with_it(
-    api: Api, stranger: Api, theirs: Any, groups: Any, tmp_path: Path
-) -> None:
-    theirs_group, ours = groups(stranger), api.group("disks")
-    path = f"{ours}/{COMPUTE}/galleries/gallery"
-    api.put(path, {"location": REGION})
-    api.put(path, GROUPS_PROFILE)
-    version_with_data_disks(api, ours, REGION)
-    image = f"/SharedGalleries/{unique(api)}/Images/linux/Versions/1.0.0"
-    share(api, gallery=path, AADTenants=[theirs[0]])
-    machine, body = machine_of(stranger, theirs_group, image)
-    disks = stranger.put(machine, body)["properties"]["storageProfile"]["dataDisks"]
-    five = next(one for one in disks if one["lun"] == 5)
-    creation = stranger.get(five["managedDisk"]["id"])["properties"]["creationData"]
-    assert creation["galleryImageReference"] == {"sharedGalleryImageId": image, "lun": 5}
-    stranger.act(f"{machine}/deallocate")
-    assert guest_sees(stranger, machine, 5, tmp_path)[:SIZE_BYTES] == disk(3, 4)
-    single = f"{theirs_group}/{COMPUTE}/disks/zero"
-    reference = {"sharedGalleryImageId": image, "lun": 0}
-    source = {"createOption": "FromImage", "galleryImageReference": reference}
-    stranger.put(single, {"location": REGION, "properties": {"creationData": source}})
-    url = stranger.act(f"{single}/beginGetAccess", {"access": "Read", "durationInSeconds": 600})["accessSAS"]
-    assert stranger.client.get(url).content[:SIZE_BYTES] == disk(2)
-    source["galleryImageReference"]["lun"] = 7
-    other = single.replace("zero", "seven")
-    assert (
-        stranger.refused("PUT", other, {"location": REGION, "properties": {"creationData": source}})[0] == 404
-    )
-    share(api, "Reset", gallery=path)
 
 
 def test_a_shared_gallery_is_not_deleted(api: Api, neighbour: Api) -> None:
