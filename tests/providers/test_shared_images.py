@@ -1,15 +1,26 @@
 """Machines, scale sets and disks of images that are shared directly, and whose bytes these read."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opengallery.providers.compute.scale_sets import automatic_upgrades
 from opengallery.replication import progress
 
 from .conftest import Api
 from .data_disks import guest_sees, version_with_data_disks
-from .images import COMPUTE, REGION, id_of, machine_body, scale_set_body
+from .images import (
+    COMPUTE,
+    REGION,
+    definition,
+    id_of,
+    machine_body,
+    managed_image,
+    scale_set_body,
+    version_body,
+)
 from .shared import (
     ELSEWHERE,
     GROUP,
@@ -190,4 +201,37 @@ def test_the_data_disks_of_a_shared_version_come_with_it(
     assert (
         stranger.refused("PUT", other, {"location": REGION, "properties": {"creationData": source}})[0] == 404
     )
+    share(api, "Reset", gallery=path)
+
+
+def test_a_new_version_of_a_shared_image_rolls_out_by_itself(api: Api, neighbour: Api, groups: Any) -> None:
+    ours, group = api.group("rolling"), groups(neighbour)
+    path = f"{ours}/{COMPUTE}/galleries/gallery"
+    api.put(path, GROUPS_PROFILE)
+    source = managed_image(api, ours, "image", 1)
+    parent = definition(api, ours)
+    api.put(f"{parent}/versions/1.0.9", version_body(api, source, REGION))
+    share(api, gallery=path, Subscriptions=[neighbour.first.subscription_id])
+    scale_set = f"{group}/{COMPUTE}/virtualMachineScaleSets/set"
+    body = scale_set_body(neighbour, "unused", 1, mode="Uniform")
+    body["properties"]["upgradePolicy"] = {"automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": True}}
+    storage = body["properties"]["virtualMachineProfile"]["storageProfile"]
+    storage["imageReference"] = {"sharedGalleryImageId": image_id(api, "latest")}
+    neighbour.put(scale_set, body)
+
+    def version() -> str:
+        (instance,) = neighbour.get(f"{scale_set}/virtualMachines")["value"]
+        return str(instance["properties"]["storageProfile"]["imageReference"]["exactVersion"])
+
+    assert version() == "1.0.9"
+    api.put(f"{parent}/versions/1.0.10", version_body(api, source, REGION))
+    deadline = time.monotonic() + 60
+    while version() != "1.0.10" and time.monotonic() < deadline:
+        automatic_upgrades.begin_due(api.services)
+        time.sleep(0.2)
+    assert version() == "1.0.10"
+    upgrade = f"{scale_set}/rollingUpgrades/latest"
+    while neighbour.get(upgrade)["properties"]["runningStatus"]["code"] == "RollingForward":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     share(api, "Reset", gallery=path)
