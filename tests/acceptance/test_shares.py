@@ -107,7 +107,7 @@ def test_a_community_gallery_is_shown_to_everyone(shell: Shell, site: Site) -> N
     shell.az("group", "create", "-n", "community", "-l", REGION, *there)
     place = ("-g", "community", "-l", REGION, *there)
     scale_set = ("vmss", "create", *place, "-n", "set", "--image", version["uniqueId"], "--instance-count", 0)
-    made = shell.az(*scale_set, "--accept-term", *USER)["vmss"]
+    (made,) = shell.az(*scale_set, "--accept-term", *USER).values()
     reference = made["virtualMachineProfile"]["storageProfile"]["imageReference"]
     assert reference["communityGalleryImageId"] == version["uniqueId"]
     shell.az("disk", "create", *place, "-n", "d", "--gallery-image-reference", version["uniqueId"])
