@@ -18,6 +18,7 @@ from typing import IO
 
 import structlog
 from dbos import DBOS, DBOSConfig
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,6 +28,7 @@ from starlette.routing import Route
 from opengallery.arm import access, operations
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
+from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.services import Services
 from opengallery.database import Database
 from opengallery.hypervisors import trace
@@ -38,8 +40,10 @@ from opengallery.identity.client_secrets import SecretChecker
 from opengallery.identity.environment import record_endpoint
 from opengallery.identity.first_start import OtherGallery, bootstrap
 from opengallery.identity.folder import IdentityFolder
+from opengallery.identity.graph.http import GraphEndpoint
 from opengallery.identity.http import identity_routes
 from opengallery.identity.keys import SigningKeys
+from opengallery.identity.principal import Principal
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
 from opengallery.providers.compute import failover, hydration, machines, network_changes, replicas
@@ -146,9 +150,12 @@ def build_application(services: Services) -> Starlette:
     operations.bind(services, registry)
     workflows.bind(services.database, services.stores)
     arm = ArmEndpoint(services, registry, tokens.validate, f"{settings.endpoint}/{first.tenant_id}")
+    checker = SecretChecker()
+    graph = GraphEndpoint(settings.endpoint, services.database, tokens, checker, _may_administer)
     return Starlette(
         routes=[
-            *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker()),
+            *identity_routes(settings.endpoint, services.database, keys, tokens, checker),
+            *graph.routes(),
             *PageBlobEndpoint(services).routes(),
             *DownloadEndpoint(services).routes(),
             *BootDiagnosticsEndpoint(services).routes(),
@@ -156,6 +163,12 @@ def build_application(services: Services) -> Starlette:
         ],
         exception_handlers={404: _unserved, 405: _unserved},
     )
+
+
+def _may_administer(connection: Connection, principal: Principal) -> bool:
+    """Whether a principal may change the directory of its tenant: whoever could give itself any role."""
+    action = "Microsoft.Authorization/elevateAccess/action"
+    return access.Assigned(connection, principal).may(action, ResourceId())
 
 
 async def _unserved(_request: Request, refusal: Exception) -> Response:

@@ -86,7 +86,7 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to the newest migration. Does nothing, fast, when they are there."""
-        if self._revision() == newest_revision():
+        if self.revision() == newest_revision():
             return
         from alembic import command
         from alembic.config import Config
@@ -101,7 +101,8 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
-    def _revision(self) -> str | None:
+    def revision(self) -> str | None:
+        """The migration that the tables stand at, `None` without any."""
         with self.read() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None

@@ -33,6 +33,8 @@ NOUNS = {
     "vmss": Noun("vmss", "Scale sets."),
     "replica": Noun("replica", "The replicas of an image version."),
     "plan": Noun("plan", "How many replicas a boot storm needs."),
+    "tenant": Noun("tenant", "The tenants of a data folder: create, list."),
+    "subscription": Noun("subscription", "The subscriptions of a data folder: create, list."),
     "key": Noun("key", "The master key of a data folder: rotate."),
     "store": Noun("store", "The stores of a data folder: verify, collect, stats."),
 }

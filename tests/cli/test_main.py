@@ -44,7 +44,8 @@ sig image-version list-shared|sig image-version show-shared
 sig image-version list-community|sig image-version show-community
 sig share add|sig share remove|sig share reset|sig share enable-community|sig share wait
 sig show|sig update|snapshot create|snapshot delete|snapshot list|snapshot show|store collect|store stats
-store verify|vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
+store verify|subscription create|subscription list|tenant create|tenant list
+vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
 vm get-instance-view|vm run-command invoke
 vm list|vm show|vm start|vm stop|vmss create|vmss deallocate|vmss delete|vmss delete-instances|vmss list
 vmss list-instances|vmss reimage|vmss restart|vmss scale|vmss show|vmss start|vmss stop
