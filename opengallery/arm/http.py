@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from opengallery.arm import embedded, handling, listing, operations
+from opengallery.arm.access import Assigned
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, resource_group_not_found
 from opengallery.arm.handling import Answer
@@ -297,7 +298,9 @@ def _answer_route(
     check_api_version(route, version, None)
     subscription = parameters.get("subscription")
     scope = ResourceId(subscription, parameters.get("group"))
-    if route.permission:
+    if route.permission and not (
+        route.is_for_any_below and Assigned(call.connection, call.principal).below(scope)
+    ):
         call.authorize(route.permission, scope)
     if subscription:
         handling.require_scope(call, scope)
