@@ -26,7 +26,9 @@ ROTATE_S = 3600.0
 WINDOW_S = 60.0
 BATCH_MAX = 200
 WAITING_MAX = 10_000
-CALLERS_MAX = 4096
+CALLERS_MAX = 1000
+ALL_CALLERS = 20
+"""So many times the limit of one caller is that of all callers together, in a minute."""
 _OTHERS = ""
 
 log = structlog.get_logger()
@@ -63,6 +65,7 @@ class Recorder:
         self._writing = threading.Lock()
         self._waiting: list[Event] = []
         self._tallies: dict[str, _Tally] = {}
+        self._kept = 0
         self._window = self._clock() // WINDOW_S
         self._rotate_at = 0.0
         self._ending = threading.Event()
@@ -80,8 +83,11 @@ class Recorder:
             if name not in self._tallies and len(self._tallies) >= CALLERS_MAX:
                 name = _OTHERS
             tally = self._tallies.setdefault(name, _Tally())
-            if tally.kept < self._settings.failures_per_minute and len(self._waiting) < WAITING_MAX:
+            limit = self._settings.failures_per_minute
+            has_room = self._kept < ALL_CALLERS * limit and len(self._waiting) < WAITING_MAX
+            if tally.kept < limit and has_room:
                 tally.kept += 1
+                self._kept += 1
                 self._waiting.append(one)
             else:
                 tally.more += 1
@@ -161,3 +167,4 @@ class Recorder:
                 )
                 self._waiting.append(counted)
         self._tallies.clear()
+        self._kept = 0

@@ -4,7 +4,7 @@ Sync handlers run in threads; each request is one transaction, a writing one for
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from opengallery.activity_log.events import Origin
 from opengallery.arm import auditing, embedded, handling, listing, operation_names, operations
+from opengallery.arm.access import Assigned
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, resource_group_not_found
 from opengallery.arm.handling import Answer
@@ -46,10 +47,10 @@ class ArmEndpoint:
         self,
         services: Services,
         registry: Registry,
-        validate: Callable[[str], Principal],
+        validate: Callable[[str], Principal | Awaitable[Principal]],
         authorization_uri: str,
     ) -> None:
-        """`validate` turns a bearer token into a principal, or raises `InvalidToken`."""
+        """`validate` turns a bearer token into a principal, or raises `InvalidToken`; it may have to wait."""
         self._services = services
         self._registry = registry
         self._validate = validate
@@ -61,13 +62,13 @@ class ArmEndpoint:
         headers = {
             "x-ms-request-id": origin.request_id,
             "x-ms-correlation-request-id": origin.correlation_id,
-            "Cache-Control": "no-cache",
+            "Cache-Control": "no-store",
         }
         if client := request.headers.get("x-ms-client-request-id"):
             headers["x-ms-client-request-id"] = client
         principal: Principal | None = None
         try:
-            principal = self._authenticate(request)
+            principal = await self._authenticate(request)
             content = await _read_content(request)
             answer = await to_thread.run_sync(self._answer, request, principal, content, origin)
         except ArmError as error:
@@ -93,7 +94,7 @@ class ArmEndpoint:
             event = auditing.failure(what, request.method, principal, origin, error)
             self._services.activity_log.offer(event)
 
-    def _authenticate(self, request: Request) -> Principal:
+    async def _authenticate(self, request: Request) -> Principal:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         challenge = f'Bearer authorization_uri="{self._authorization_uri}"'
         if scheme.lower() != "bearer" or not token:
@@ -105,7 +106,8 @@ class ArmEndpoint:
                 headers={"WWW-Authenticate": challenge},
             )
         try:
-            return self._validate(token)
+            found = self._validate(token)
+            return found if isinstance(found, Principal) else await found
         except InvalidToken as error:
             raise ArmError(
                 "InvalidAuthenticationToken",
@@ -313,7 +315,9 @@ def _answer_route(
     scope = ResourceId(subscription, parameters.get("group"))
     # A route without a permission asks for one itself; before that, nobody learns what there is.
     if route.permission:
-        call.authorize(route.permission, scope)
+        below = route.is_for_any_below and Assigned(call.connection, call.principal).below(scope)
+        if not below:
+            call.authorize(route.permission, scope)
         if subscription:
             handling.require_scope(call, scope)
         if scope.resource_group and call.get(scope) is None:

@@ -127,7 +127,8 @@ class ResourceType:
 class Route:
     """A path that is no resource of a type: `/subscriptions/{subscription}/locations`.
 
-    `run(call, parameters, body)` returns the answer's body.
+    `run(call, parameters, body)` returns the answer's body. With `is_for_any_below`, whoever has a role
+    somewhere below the scope may ask too, as for what all of a subscription may use.
     """
 
     method: str
@@ -135,6 +136,7 @@ class Route:
     api_versions: tuple[str, ...]
     permission: str | None
     run: "Callable[[Call, dict[str, str], dict[str, Any]], Any]"
+    is_for_any_below: bool = False
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
         """The path's parameters if this route serves it, else None. Literals match in any case."""

@@ -156,6 +156,18 @@ def test_the_oldest_events_go_when_there_is_no_room(database: Database) -> None:
     assert sum(row.size_bytes for row in left) <= MIB
 
 
+def test_failures_do_not_push_out_what_was_written(database: Database) -> None:
+    with database.write() as connection:
+        record(connection, *(event_at(f"/written/{number}") for number in range(100)))
+        record(connection, *(event_at(f"/failed/{number}", status=FAILED) for number in range(2400)))
+    assert rotate(database, ActivityLogSettings(max_mib=1)) > 1000
+    with database.read() as connection:
+        left = connection.execute(activity_events.select().order_by(activity_events.c.sequence)).all()
+    assert [row.scope for row in left[:100]] == [f"/written/{number}" for number in range(100)]
+    assert left[-1].scope == "/failed/2399" and {row.status for row in left[100:]} == {FAILED}
+    assert sum(row.size_bytes for row in left[100:]) <= MIB / 2
+
+
 def test_a_refused_write_leaves_no_event(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.write() as connection:
         record(connection, event_at(f"{GROUP}/a"))

@@ -86,7 +86,7 @@ def test_many_callers_at_once_are_bounded_too(
     database: Database, log: Recorder, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(recorder, "CALLERS_MAX", 10)
-    monkeypatch.setattr(recorder, "WAITING_MAX", 30)
+    monkeypatch.setattr(recorder, "ALL_CALLERS", 6)
     for number in range(500):
         log.offer(refusal(f"caller-{number}"))
     clock.seconds += 60
