@@ -191,7 +191,14 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
         checker = SecretChecker()
         routes = [
             *identity_routes(settings.endpoint, database, keys, tokens, checker),
-            *GraphEndpoint(settings.endpoint, database, tokens, checker, _may_administer).routes(),
+            *GraphEndpoint(
+                settings.endpoint,
+                database,
+                tokens,
+                checker,
+                _may_administer,
+                activity_log=services.activity_log,
+            ).routes(),
         ]
         return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
     try:

@@ -25,13 +25,10 @@ def rotate(database: Database, settings: ActivityLogSettings) -> int:
     """
     room = settings.max_mib * MIB
     everything, failures = true(), activity_events.c.status == FAILED
-    gone = 0
-    for which, last in (
-        (everything, _too_old(database, settings.days)),
-        (failures, _too_many(database, failures, room // 2)),
-        (everything, _too_many(database, everything, room)),
-    ):
-        gone += _delete(database, which, last, ROWS_MAX - gone)
+    gone = _delete(database, everything, _too_old(database, settings.days), ROWS_MAX)
+    for which, its_room in ((failures, room // 2), (everything, room)):
+        # Only now: what went before makes room for the rest.
+        gone += _delete(database, which, _too_many(database, which, its_room), ROWS_MAX - gone)
     return gone
 
 

@@ -315,3 +315,22 @@ def test_select_and_time_narrow_what_is_answered(api: Api) -> None:
 )
 def test_a_filter_that_can_not_be_used_is_refused(api: Api, query: str) -> None:
     assert api.refused("GET", f"{LOG}?{VERSION}&{query}")[0] == 400
+
+
+def test_a_change_of_the_directory_is_in_the_tenants_log(api: Api, newcomer: Newcomer) -> None:
+    secret = f"Passw0rd-{uuid.uuid4()}"
+    name = f"u{uuid.uuid4().hex[:8]}"
+    body = {"displayName": name, "mailNickname": name, "userPrincipalName": f"{name}@local", "accountEnabled": True,
+            "passwordProfile": {"password": secret}}  # fmt: skip
+    answers = []
+    for one in (api, newcomer()):
+        sent = {"Authorization": f"Bearer {one.token}"}
+        answers.append(one.client.post("/v1.0/users", json=body, headers=sent))
+    made, refused = answers
+    assert (made.status_code, refused.status_code) == (201, 403), (made.text, refused.text)
+    found = {one["correlationId"]: one for one in events(api, "/", resourceProvider="Microsoft.Graph")}
+    written, denied = (found[answer.headers["request-id"]] for answer in answers)
+    assert brief(written) == ("Microsoft.Graph/users/write", "Succeeded", "Created")
+    assert written["caller"] == api.first.app_id and written["resourceId"] == "/v1.0/users"
+    assert brief(denied) == ("Microsoft.Graph/users/write", "Failed", "Forbidden")
+    assert secret not in json.dumps([written, denied])
