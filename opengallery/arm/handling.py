@@ -58,7 +58,7 @@ def view_embedded(resource: Resource, name: str, item: dict[str, Any]) -> dict[s
 def get(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
     """GET and HEAD of one resource: 200, or 404."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/read", resource_id)
+    call.authorize(declared.permission("read"), resource_id)
     require_scope(call, resource_id)
     found = call.get(resource_id)
     if found is None:
@@ -78,7 +78,7 @@ def put(
 
     `parent` is the id of the operation that asks for it, if one does."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/write", resource_id)
+    call.authorize(declared.permission("write"), resource_id)
     call.lock(resource_id.group.key)
     require_scope(call, resource_id)
     old = resources.get(call.connection, resource_id, lock=True)
@@ -131,7 +131,7 @@ def patch(
 
     Tags are replaced as a whole, as ARM does."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/write", resource_id)
+    call.authorize(declared.permission("write"), resource_id)
     call.lock(resource_id.group.key)
     old = resources.get(call.connection, resource_id, lock=True)
     if old is None:
@@ -151,7 +151,7 @@ def delete(
 
     Work that is still under way for it is canceled."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/delete", resource_id)
+    call.authorize(declared.permission("delete"), resource_id)
     call.lock(resource_id.group.key)
     require_scope(call, resource_id, group=False)
     old = resources.get(call.connection, resource_id, lock=True)

@@ -14,7 +14,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from opengallery.arm import embedded, handling, listing, operations
+from opengallery.arm import embedded, extensions, handling, listing, operations
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, resource_group_not_found
 from opengallery.arm.handling import Answer
@@ -131,6 +131,8 @@ class ArmEndpoint:
         version = call.query.get("api-version")
         if not all(is_segment(segment) for segment in segments):
             raise _no_resource(path)
+        if (extension := extensions.find(self._registry, method, path)) is not None:
+            return extensions.answer(call, extension, body, version)
         for route in self._registry.routes:
             parameters = route.match(method, path)
             if parameters is not None:
@@ -261,7 +263,7 @@ def _answer_operation(
     resource_id = ResourceId.parse(operation.resource_id) if operation else ResourceId(subscription)
     declared = call.registry.find(resource_id.type)
     is_own = operation is not None and operation.principal["object_id"] == call.principal.object_id
-    if not is_own and not (declared and call.may(f"{declared.type}/read", resource_id)):
+    if not is_own and not (declared and call.may(declared.permission("read"), resource_id)):
         # The same for one that isn't there, which would tell that from one that is.
         call.authorize(f"{namespace or 'Microsoft.Resources'}/operations/read", ResourceId(subscription))
     if (
