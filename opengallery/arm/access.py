@@ -124,13 +124,14 @@ class Assigned:
 
     def _keep(self, rows: Iterable[Row[Any]]) -> None:
         """Take over what was read; an assignment of a role that is gone allows nothing."""
-        for scope, role_id, permissions in rows:
-            if scope is None:
+        for row in rows:
+            if row.role_definition_id in BUILT_IN:
+                permissions = BUILT_IN[row.role_definition_id].permissions
+            elif row.permissions is not None:
+                permissions = msgspec.convert(row.permissions, Permissions)
+            else:
                 continue
-            if role_id in BUILT_IN:
-                self._allowed.setdefault(scope, []).append(BUILT_IN[role_id].permissions)
-            elif permissions is not None:
-                self._allowed.setdefault(scope, []).append(msgspec.convert(permissions, Permissions))
+            self._allowed.setdefault(row.scope, []).append(permissions)
 
     def _parameters(self) -> dict[str, object]:
         return {"principal_id": self._principal.object_id, "tenant_id": self._principal.tenant_id}

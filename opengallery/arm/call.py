@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from opengallery.arm import resources
 from opengallery.arm.access import Assigned
-from opengallery.arm.errors import ArmError, resource_not_found
+from opengallery.arm.errors import ArmError, resource_not_found, subscription_not_found
 from opengallery.arm.resource_id import MalformedId, ResourceId
 from opengallery.arm.resource_type import Registry
 from opengallery.arm.resources import Resource
@@ -70,9 +70,14 @@ class Call:
         return self.assigned.may(action, scope)
 
     def authorize(self, action: str, scope: ResourceId) -> None:
-        """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`."""
+        """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`.
+
+        Who may do so in the whole tenant is told that a subscription is none of it: 404 `SubscriptionNotFound`.
+        """
         self._authorized = (action, scope)
         if not self.may(action, scope):
+            if scope.subscription and self.may(action, ResourceId()):
+                raise subscription_not_found(scope.subscription)
             raise ArmError(
                 "AuthorizationFailed",
                 f"The client '{self.principal.app_id or self.principal.object_id}' with object id "

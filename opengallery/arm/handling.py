@@ -11,7 +11,12 @@ from sqlalchemy import Connection
 
 from opengallery.arm import operations, resources
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError, resource_group_not_found, resource_not_found
+from opengallery.arm.errors import (
+    ArmError,
+    resource_group_not_found,
+    resource_not_found,
+    subscription_not_found,
+)
 from opengallery.arm.resource_id import RESOURCE_GROUPS, ResourceId
 from opengallery.arm.resource_type import ResourceType
 from opengallery.arm.resources import Resource
@@ -239,12 +244,7 @@ def require_scope(call: Call, resource_id: ResourceId, *, group: bool = True) ->
     if resource_id.subscription and (
         subscription is None or subscription.tenant_id != call.principal.tenant_id
     ):
-        raise ArmError(
-            "SubscriptionNotFound",
-            f"The subscription '{resource_id.subscription}' could not be found. "
-            "List yours by 'az account list' and choose one by 'az account set'.",
-            status=404,
-        )
+        raise subscription_not_found(resource_id.subscription)
     if (
         group
         and resource_id.resource_group

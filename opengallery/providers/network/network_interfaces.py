@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import msgspec
 from msgspec import field
 from sqlalchemy import select
 
@@ -17,6 +18,7 @@ from opengallery.arm.call import Call, parse_linked
 from opengallery.arm.errors import ArmError, invalid_parameter, resource_not_found
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import Resource, resources
+from opengallery.arm.validation import converted
 from opengallery.providers.network import NETWORK_VERSIONS, nat_ports, virtual_networks
 from opengallery.providers.network.public_ip_addresses import take_address
 
@@ -88,6 +90,17 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         tail = secrets.token_hex(3).upper()
         new.properties["macAddress"] = f"00-0D-3A-{tail[:2]}-{tail[2:4]}-{tail[4:]}"
     nat_ports.assign(call, new)
+
+
+def authorize_configuration(call: Call, properties: dict[str, Any], where: str) -> None:
+    """Raise unless the caller may make interfaces like a scale set's configuration of one: 400, 403, 404."""
+    read = converted(properties, InterfaceProperties, where)
+    if group := read.network_security_group:
+        call.linked(group.id, f"{where}.networkSecurityGroup.id", SECURITY_GROUP, action="join/action")
+    for index, configuration in enumerate(read.ip_configurations):
+        place = f"{where}.ipConfigurations[{index}].properties"
+        virtual_networks.authorize_joining(call, configuration.properties.subnet.id, f"{place}.subnet.id")
+        authorize_balancing(call, msgspec.to_builtins(configuration.properties), place)
 
 
 def authorize_balancing(call: Call, properties: dict[str, Any], where: str) -> None:
