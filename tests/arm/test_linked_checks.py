@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from opengallery.arm import access, roles
+from opengallery.database import now
 from opengallery.providers.network.network_interfaces import RESOURCE_TYPE as INTERFACES
 
 from ..providers.conftest import Api
+from ..providers.images import definition, managed_image, version_body
 from .conftest import Newcomer
 from .galleries import COMPUTE, REGION, full_id
 
@@ -58,8 +60,6 @@ def _interface(api: Api, site: dict[str, str], *joined: str) -> dict[str, Any]:
 
 def _custom(api: Api, *actions: str) -> access.Role:
     """A custom role of the tenant."""
-    from opengallery.database import now
-
     role = access.Role(
         id="99999999-0000-0000-0000-000000000001",
         name="joiner",
@@ -150,9 +150,10 @@ def _scale_set(interface: dict[str, Any], image: str) -> dict[str, Any]:
 
 
 def _image(api: Api, group: str) -> str:
-    from ..providers.images import version
-
-    return full_id(api, version(api, group))
+    """A published version; its id."""
+    version = f"{definition(api, group)}/versions/1.0.0"
+    api.put(version, version_body(api, managed_image(api, group, "image", 1)))
+    return full_id(api, version)
 
 
 def test_machines_and_scale_sets_read_their_image_and_join_their_network(

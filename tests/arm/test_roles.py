@@ -43,9 +43,7 @@ def _object_id(newcomer: Api) -> str:
     return message.split("object id '")[1].split("'")[0]
 
 
-def _custom(
-    api: Api, name: str, scopes: list[str], *actions: str, without: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def _custom(name: str, scopes: list[str], *actions: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
     permissions = [{"actions": list(actions), "notActions": list(without)}]
     return {"properties": {"roleName": name, "assignableScopes": scopes, "permissions": permissions}}
 
