@@ -64,6 +64,7 @@ def test_the_built_in_roles_are_found_by_name(shell: Shell, signed_in: None) -> 
     assert [one["name"] for one in listed] == [OWNER]
     names = {one["roleName"] for one in shell.az("role", "definition", "list")}
     assert {"Contributor", "Compute Gallery Sharing Admin", "Virtual Machine Contributor"} <= names
+    assert [one["name"] for one in shell.gallery("role", "definition", "list", "-n", "Owner")] == [OWNER]
     kinds = {
         one["resourceType"]
         for one in shell.az("provider", "show", "-n", "Microsoft.Authorization")["resourceTypes"]
@@ -87,6 +88,8 @@ def test_roles_are_assigned_listed_and_taken_back(shell: Shell, group: str, some
     assert {one["scope"] for one in everywhere} == {gallery, group}
     with_groups = _listed(shell, "--scope", gallery, "--include-groups", "--assignee-object-id", somebody)
     assert [one["name"] for one in with_groups] == [made["name"]]
+    ours = shell.gallery("role", "assignment", "list", "--scope", gallery, "--include-inherited")
+    assert {one["name"] for one in ours} == {one["name"] for one in inherited}
     words = ("role", "assignment", "delete", "--assignee-object-id", somebody)
     shell.az(*words, "--role", "Reader", "--scope", gallery)
     shell.az(*words, "--resource-group", GROUP)
