@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import CTE, Connection, Row, String, and_, bindparam, select
+from sqlalchemy import CTE, Connection, Row, and_, bindparam, select
 
 from opengallery.arm.assignments import assign, below, role_assignments
 from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.roles import BUILT_IN, CONTRIBUTOR, OWNER, READER, Permissions, Role, role_definitions
-from opengallery.identity.directory import find_subscription
+from opengallery.identity.directory import find_subscription, principals
 from opengallery.identity.groups import group_members
 from opengallery.identity.principal import Principal
 
@@ -27,8 +27,15 @@ GROUPS_MAX = 2048
 
 
 def _identities() -> CTE:
-    """A principal and all groups that it is in, each once: a circle of groups ends by itself."""
-    mine = select(bindparam("principal_id", type_=String).label("id")).cte("mine", recursive=True)
+    """A principal, the groups that its token names, and all groups that these are in.
+
+    Each comes once: a circle of groups ends by itself. What is of another tenant begins nothing.
+    """
+    first = select(principals.c.object_id.label("id")).where(
+        principals.c.object_id.in_(bindparam("ids", expanding=True)),
+        principals.c.tenant_id == bindparam("tenant_id"),
+    )
+    mine = first.cte("mine", recursive=True)
     return mine.union(select(group_members.c.group_id).join(mine, group_members.c.member_id == mine.c.id))
 
 
@@ -134,9 +141,10 @@ class Assigned:
             self._allowed.setdefault(row.scope, []).append(permissions)
 
     def _parameters(self) -> dict[str, object]:
-        return {"principal_id": self._principal.object_id, "tenant_id": self._principal.tenant_id}
+        ids = [self._principal.object_id, *self._principal.groups]
+        return {"ids": ids, "tenant_id": self._principal.tenant_id}
 
 
-def identities(connection: Connection, principal_id: str) -> list[str]:
-    """The ids whose assignments hold for a principal: its own, and those of all groups that it is in."""
-    return list(connection.scalars(_IDENTITIES, {"principal_id": principal_id}))
+def identities(connection: Connection, tenant_id: str, principal_id: str) -> list[str]:
+    """The ids whose assignments hold for a tenant's principal: its own, and those of all groups that it is in."""
+    return list(connection.scalars(_IDENTITIES, {"ids": [principal_id], "tenant_id": tenant_id}))

@@ -1,4 +1,4 @@
-"""Signing in: a token by client credentials, kept until it ends.
+"""Signing in: a token by client credentials, kept until it ends; or the one in GALLERY_ACCESS_TOKEN.
 
 The token endpoint is found as az finds it: the endpoint's `/metadata/endpoints` names the authority and
 the audience, the authority's OpenID configuration names the token endpoint. Tokens are kept in
@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,20 +33,25 @@ class Credentials:
     endpoint: str
     tenant: str
     client: str
-    secret: str
+    secret: str = field(repr=False)
     authority: str | None = None
+    access_token: str | None = field(default=None, repr=False)
     config: Path = Path.home() / ".azure"
 
     @classmethod
     def from_environment(cls) -> "Credentials":
         """Read the environment. Raises `CommandFailed` that says how to set it."""
-        names = ["GALLERY_ENDPOINT", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+        access_token = os.environ.get("GALLERY_ACCESS_TOKEN", "").strip() or None
+        clients = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+        names = ["GALLERY_ENDPOINT", *([] if access_token else clients)]
         if missing := [name for name in names if not os.environ.get(name)]:
             raise CommandFailed(
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. "
                 'Run: eval "$(gallery env --data DIR)"'
             )
-        endpoint, tenant, client, secret = (os.environ[name] for name in names)
+        endpoint, tenant, client, secret = (
+            os.environ.get(name, "") for name in ("GALLERY_ENDPOINT", *clients)
+        )
         config = os.environ.get("AZURE_CONFIG_DIR")
         return cls(
             endpoint=_checked_endpoint(endpoint),
@@ -54,6 +59,7 @@ class Credentials:
             client=client,
             secret=secret,
             authority=_url(os.environ.get("AZURE_AUTHORITY_HOST")),
+            access_token=access_token,
             config=Path(config) if config else Path.home() / ".azure",
         )
 
@@ -76,6 +82,8 @@ class SignIn:
 
     def token(self) -> str:
         """A token that is good for a while. Raises `CommandFailed` when the credentials are refused."""
+        if self._credentials.access_token is not None:
+            return self._credentials.access_token
         if self._token is None:
             kept = self._kept().get(self._credentials.key)
             self._token = kept["token"] if kept else self._fetch()
@@ -84,7 +92,8 @@ class SignIn:
     def forget(self) -> None:
         """The server did not take the token: fetch another next time."""
         self._token = None
-        self._keep(None)
+        if self._credentials.access_token is None:
+            self._keep(None)
 
     def _fetch(self) -> str:
         credentials = self._credentials

@@ -70,7 +70,7 @@ class TokenEndpoint:
 
     async def _answer(self, request: Request, version: TokenVersion) -> JSONResponse:
         try:
-            asked = _parse(request, await _read_form(request), version)
+            asked = _parse(request, await read_form(request), version)
             tenant = request.path_params["tenant"]
             application = await run_in_threadpool(self._find, tenant, asked.client_id)
             await self._check(application, asked.client_secret)
@@ -168,7 +168,7 @@ def _correlation_id(request: Request) -> str:
         return str(uuid4())
 
 
-async def _read_form(request: Request) -> dict[str, str]:
+async def read_form(request: Request) -> dict[str, str]:
     """The fields of the request's form. Raises `SignInError`."""
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
         raise _invalid_request(900561, "Send the parameters as application/x-www-form-urlencoded.")

@@ -1,6 +1,7 @@
 """Access: roles hold at their scope and below, for whom they are given to and who is in that group, in one tenant."""
 
 import uuid
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -161,9 +162,24 @@ def test_a_groups_roles_are_its_members_however_deep(database: Database) -> None
         assert Assigned(connection, someone).may(READ, GALLERY)
         assert Assigned(connection, someone).below(GROUP) == [GALLERY.key]
         assert not Assigned(connection, someone).may(WRITE, GALLERY)
-        assert len(access.identities(connection, someone.object_id)) == 51
+        assert len(access.identities(connection, TENANT, someone.object_id)) == 51
         connection.execute(delete(group_members).where(group_members.c.member_id == chain[25].object_id))
         assert not Assigned(connection, someone).may(READ, GALLERY)
+
+
+def test_groups_that_a_token_names_count_too(database: Database) -> None:
+    with database.write() as connection:
+        _directory(connection)
+        outer, named = _principal(connection, kind="Group"), _principal(connection, kind="Group")
+        foreign = _principal(connection, OTHER_TENANT, kind="Group")
+        _put_in(connection, outer, named)
+        access.assign(connection, outer.object_id, READER, GALLERY.key)
+        someone = _principal(connection)
+        assert not Assigned(connection, someone).may(READ, GALLERY)
+        assert Assigned(connection, replace(someone, groups=(named.object_id,))).may(READ, GALLERY)
+        assert not Assigned(connection, replace(someone, groups=(named.object_id,))).may(WRITE, GALLERY)
+        _put_in(connection, outer, foreign)
+        assert not Assigned(connection, replace(someone, groups=(foreign.object_id,))).may(READ, GALLERY)
 
 
 def test_groups_in_a_circle_end(database: Database) -> None:
@@ -175,7 +191,7 @@ def test_groups_in_a_circle_end(database: Database) -> None:
         access.assign(connection, one.object_id, READER, "/")
         assert Assigned(connection, someone).may(READ, GALLERY)
         assert not Assigned(connection, someone).may(WRITE, GALLERY)
-        assert sorted(access.identities(connection, someone.object_id)) == sorted(
+        assert sorted(access.identities(connection, TENANT, someone.object_id)) == sorted(
             one.object_id for one in (someone, one, two)
         )
 
@@ -191,7 +207,7 @@ def test_of_too_many_groups_the_nearest_count(database: Database) -> None:
         access.assign(connection, chain[access.GROUPS_MAX].object_id, OWNER, "/")
         assert Assigned(connection, someone).may(READ, GALLERY)
         assert not Assigned(connection, someone).may(WRITE, GALLERY)
-        assert len(access.identities(connection, someone.object_id)) == access.GROUPS_MAX + 1
+        assert len(access.identities(connection, TENANT, someone.object_id)) == access.GROUPS_MAX + 1
 
 
 def test_an_owner_is_somebody_who_can_sign_in(database: Database) -> None:

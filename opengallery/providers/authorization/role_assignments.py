@@ -58,7 +58,7 @@ def _list(
     if "principalid" in clauses:
         conditions.append(role_assignments.c.principal_id == clauses["principalid"].lower())
     if "assignedto" in clauses:
-        wanted = access.identities(call.connection, clauses["assignedto"].lower())
+        wanted = access.identities(call.connection, call.principal.tenant_id, clauses["assignedto"].lower())
         conditions.append(role_assignments.c.principal_id.in_(wanted))
     size = paging.page_size(call)
     found = assignments.page(
