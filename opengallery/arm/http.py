@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from opengallery.arm import embedded, extensions, handling, listing, operations
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError, resource_group_not_found
+from opengallery.arm.errors import ArmError
 from opengallery.arm.handling import Answer
 from opengallery.arm.request_body import LIMIT_BYTES, read_body
 from opengallery.arm.resource_id import RESOURCE_GROUPS, MalformedId, ResourceId, ResourcePath, is_segment
@@ -301,10 +301,7 @@ def _answer_route(
     scope = ResourceId(subscription, parameters.get("group"))
     if route.permission:
         call.authorize(route.permission, scope)
-    if subscription:
-        handling.require_scope(call, scope)
-    if scope.resource_group and call.get(scope) is None:
-        raise resource_group_not_found(scope.resource_group)
+        extensions.require_group(call, scope)
     found = route.run(call, parameters, body)
     return found if isinstance(found, Answer) else Answer(200, found)
 

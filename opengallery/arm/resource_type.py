@@ -134,7 +134,8 @@ class ResourceType:
 class Route:
     """A path that is no resource of a type: `/subscriptions/{subscription}/locations`.
 
-    `run(call, parameters, body)` returns the answer's body.
+    `run(call, parameters, body)` returns the answer's body. Without a `permission` it authorizes by itself,
+    before anything else: nothing has looked whether the subscription and the group are there.
     """
 
     method: str
