@@ -300,7 +300,8 @@ def _answer_route(
     subscription = parameters.get("subscription")
     scope = ResourceId(subscription, parameters.get("group"))
     if route.permission:
-        call.authorize(route.permission, scope)
+        if not (route.is_for_any_below and call.assigned.below(scope)):
+            call.authorize(route.permission, scope)
         extensions.require_group(call, scope)
     found = route.run(call, parameters, body)
     return found if isinstance(found, Answer) else Answer(200, found)

@@ -134,8 +134,9 @@ class ResourceType:
 class Route:
     """A path that is no resource of a type: `/subscriptions/{subscription}/locations`.
 
-    `run(call, parameters, body)` returns the answer's body. Without a `permission` it authorizes by itself,
-    before anything else: nothing has looked whether the subscription and the group are there.
+    `run(call, parameters, body)` returns the answer's body. With `is_for_any_below`, whoever has a role
+    somewhere below the scope may ask too, as for what all of a subscription may use. Without a `permission` it
+    authorizes by itself, before all else: nothing has looked whether the subscription and the group are there.
     """
 
     method: str
@@ -143,6 +144,7 @@ class Route:
     api_versions: tuple[str, ...]
     permission: str | None
     run: "Callable[[Call, dict[str, str], dict[str, Any]], Any]"
+    is_for_any_below: bool = False
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
         """The path's parameters if this route serves it, else None. Literals match in any case."""

@@ -38,6 +38,12 @@ role assignment list|role definition list|serve|sig create|sig delete
 sig image-definition create|sig image-definition delete|sig image-definition list
 sig image-definition show|sig image-definition update|sig image-version create|sig image-version delete
 sig image-version list|sig image-version show|sig image-version update|sig image-version wait|sig list
+sig list-shared|sig show-shared|sig list-community|sig show-community
+sig image-definition list-shared|sig image-definition show-shared
+sig image-definition list-community|sig image-definition show-community
+sig image-version list-shared|sig image-version show-shared
+sig image-version list-community|sig image-version show-community
+sig share add|sig share remove|sig share reset|sig share enable-community|sig share wait
 sig show|sig update|snapshot create|snapshot delete|snapshot list|snapshot show|store collect|store stats
 store verify|subscription create|subscription list|tenant create|tenant list
 vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize

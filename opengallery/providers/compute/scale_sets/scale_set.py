@@ -84,7 +84,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     new.extra["sku"] = {"tier": "Standard", **new.extra.get("sku", {}), "capacity": sku.capacity}
     reference = _reference(new)
     if old is None or sku.capacity > count(call.connection, old) or reference != _reference(old):
-        refer(call, reference, new.location or "")
+        refer(call, reference, new.location or "", new.id.subscription or "")
     _authorize_interfaces(call, new)
     policy = new.properties["upgradePolicy"]
     policy["mode"] = policy["mode"].capitalize()
