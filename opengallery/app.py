@@ -140,7 +140,8 @@ def build_application(services: Services) -> Starlette:
     first = bootstrap(services.database, settings.data)
     with services.database.write() as connection:
         access.assign(connection, first.object_id, access.OWNER, "/")
-    keys = SigningKeys.open(IdentityFolder(settings.data))
+    folder = IdentityFolder(settings.data)
+    keys = SigningKeys.open(folder)
     tokens = Tokens(services.database, keys, settings.endpoint)
     registry = load_registry()
     operations.bind(services, registry)
@@ -148,7 +149,7 @@ def build_application(services: Services) -> Starlette:
     arm = ArmEndpoint(services, registry, tokens.validate, f"{settings.endpoint}/{first.tenant_id}")
     return Starlette(
         routes=[
-            *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker()),
+            *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker(), folder),
             *PageBlobEndpoint(services).routes(),
             *DownloadEndpoint(services).routes(),
             *BootDiagnosticsEndpoint(services).routes(),
