@@ -187,6 +187,13 @@ def test_a_user_signs_in_by_password_and_is_refreshed_until_disabled(
     assert "AADSTS50173" in own_shell.refused("account", "get-access-token")
 
 
+def test_the_command_signs_a_user_in(own_shell: Shell, bob: str) -> None:
+    del own_shell.environment["AZURE_CLIENT_SECRET"]
+    own_shell.environment |= {"AZURE_USERNAME": USER, "AZURE_PASSWORD": PASSWORD}
+    shown = own_shell.gallery("account", "list")
+    assert [account["id"] for account in shown] == [own_shell.variables["AZURE_SUBSCRIPTION_ID"]]
+
+
 def test_a_user_signs_in_by_device_code(own_shell: Shell, people: People, bob: str) -> None:
     command = [str(ROOT / ".venv-az/bin/az"), "login", "--use-device-code", "-o", "none"]
     process = subprocess.Popen(command, env=own_shell.environment, stderr=subprocess.PIPE, text=True)
