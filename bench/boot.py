@@ -30,7 +30,7 @@ from opengallery.replica_server.protocol import BACKLOG
 LINK_BYTES_PER_S = 30_000_000
 MEMORY_MIB = 512
 READY_TIMEOUT_S = 900
-READY = re.compile(r"^READY .*\n", re.MULTILINE)
+READY = re.compile(r"\bREADY .*\n")
 PIECE_BYTES = 1 << 20
 RATIO = 1.3
 

@@ -12,12 +12,15 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import structlog
 from dbos import DBOS, DBOSConfig
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,19 +30,27 @@ from starlette.routing import Route
 from opengallery.arm import access, operations
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
+from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.services import Services
 from opengallery.database import Database
 from opengallery.hypervisors import trace
 from opengallery.hypervisors.machine import Hypervisor, HypervisorError
 from opengallery.hypervisors.qemu import Qemu
 from opengallery.hypervisors.replay import Replay
-from opengallery.identity.certificate import CertificateFiles, ensure_certificate
+from opengallery.identity import refresh_tokens
 from opengallery.identity.client_secrets import SecretChecker
 from opengallery.identity.environment import record_endpoint
-from opengallery.identity.first_start import OtherGallery, bootstrap
+from opengallery.identity.external_http import external_routes
+from opengallery.identity.external_principals import administrators_group, register_administrators
+from opengallery.identity.external_tokens import ExternalTokens
+from opengallery.identity.first_start import FirstStart, OtherGallery, bootstrap
 from opengallery.identity.folder import IdentityFolder
-from opengallery.identity.http import identity_routes
+from opengallery.identity.graph.http import GraphEndpoint
+from opengallery.identity.http import Discovery, identity_routes
+from opengallery.identity.issuer import Issuer, IssuerUnavailable
 from opengallery.identity.keys import SigningKeys
+from opengallery.identity.permissions import TooOpen, tighten
+from opengallery.identity.principal import Principal
 from opengallery.identity.tokens import Tokens
 from opengallery.providers import load_registry
 from opengallery.providers.compute import failover, hydration, machines, network_changes, replicas
@@ -77,12 +88,13 @@ def serve(
         settings.machines.keep_running |= keep_machines
         with ExitStack() as stack:
             stack.enter_context(_locked(settings.data))
+            tighten(settings.data)
             _require_free(settings.port)
             services = build_services(settings)
             stack.callback(services.replica_servers.close)
             application = build_application(services)
             held = stack.pop_all()  # the lock, until the process ends
-    except (SettingsError, OtherGallery, DataFolderInUse) as error:
+    except (SettingsError, OtherGallery, DataFolderInUse, TooOpen) as error:
         print(f"gallery serve: {error}", file=sys.stderr)
         return 1
     except SQLAlchemyError as error:
@@ -140,16 +152,14 @@ def build_application(services: Services) -> Starlette:
     first = bootstrap(services.database, settings.data)
     with services.database.write() as connection:
         access.assign(connection, first.object_id, access.OWNER, "/")
-    folder = IdentityFolder(settings.data)
-    keys = SigningKeys.open(folder)
-    tokens = Tokens(services.database, keys, settings.endpoint)
     registry = load_registry()
     operations.bind(services, registry)
     workflows.bind(services.database, services.stores)
-    arm = ArmEndpoint(services, registry, tokens.validate, f"{settings.endpoint}/{first.tenant_id}")
+    sign_in = _sign_in(services, first)
+    arm = ArmEndpoint(services, registry, sign_in.validate, sign_in.authorization_uri)
     return Starlette(
         routes=[
-            *identity_routes(settings.endpoint, services.database, keys, tokens, SecretChecker(), folder),
+            *sign_in.routes,
             *PageBlobEndpoint(services).routes(),
             *DownloadEndpoint(services).routes(),
             *BootDiagnosticsEndpoint(services).routes(),
@@ -157,6 +167,49 @@ def build_application(services: Services) -> Starlette:
         ],
         exception_handlers={404: _unserved, 405: _unserved},
     )
+
+
+@dataclass(frozen=True)
+class _SignIn:
+    """How callers prove who they are, and the routes that help them to."""
+
+    validate: Callable[[str], Principal | Awaitable[Principal]]
+    authorization_uri: str
+    routes: list[Route]
+
+
+def _sign_in(services: Services, first: FirstStart) -> _SignIn:
+    """By the own directory, or by an external issuer that takes its place. Raises `SettingsError`."""
+    settings, database = services.settings, services.database
+    folder = IdentityFolder(settings.data)
+    keys = SigningKeys.open(folder)
+    tokens = Tokens(database, keys, settings.endpoint)
+    if settings.identity.issuer is None:
+        checker = SecretChecker()
+        routes = [
+            *identity_routes(settings.endpoint, database, keys, tokens, checker, folder),
+            *GraphEndpoint(
+                settings.endpoint, database, tokens, checker, _may_administer, refresh_tokens.end_all
+            ).routes(),
+        ]
+        return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
+    try:
+        issuer = Issuer(settings.identity.issuer, settings.identity.ca_file)
+    except IssuerUnavailable as error:
+        raise SettingsError(str(error)) from error
+    with database.write() as connection:
+        register_administrators(connection, settings.identity, first.tenant_id)
+        access.assign(connection, administrators_group(settings.identity).object_id, access.OWNER, "/")
+    external = ExternalTokens(database, issuer, settings.identity, settings.endpoint, first.tenant_id)
+    discovery = Discovery(settings.endpoint, database, keys, tokens)
+    routes = external_routes(settings.endpoint, discovery, issuer, settings.identity)
+    return _SignIn(external.authenticate, issuer.url, routes)
+
+
+def _may_administer(connection: Connection, principal: Principal) -> bool:
+    """Whether a principal may change the directory of its tenant: whoever could give itself any role."""
+    action = "Microsoft.Authorization/elevateAccess/action"
+    return access.Assigned(connection, principal).may(action, ResourceId())
 
 
 async def _unserved(_request: Request, refusal: Exception) -> Response:
@@ -232,37 +285,26 @@ def stop_work(services: Services) -> None:
 
 async def _run(services: Services, application: Starlette) -> int:
     """Serve until a signal comes. Returns the exit status."""
-    from granian.constants import Interfaces, SSLProtocols
-    from granian.log import LogLevels
-    from granian.server.embed import Server
+    from opengallery.listener.tls import Listener
 
     settings = services.settings
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    certificate: CertificateFiles = ensure_certificate(settings.data)
+    ended_in_order = False
+
+    def ready() -> None:
+        record_endpoint(settings)
+        print(f"ready {settings.endpoint}", flush=True)
+
+    listener = Listener(application, settings)
     start_work(services)
-    server = Server(
-        application,
-        address="127.0.0.1",
-        port=settings.port,
-        interface=Interfaces.ASGI,
-        ssl_cert=certificate.certificate,
-        ssl_key=certificate.key,
-        ssl_protocol_min=SSLProtocols.tls12,
-        log_level=LogLevels.error,
-        log_dictconfig={"handlers": {}, "loggers": {"_granian": {"propagate": True}}},
-    )
-    serving = asyncio.create_task(server.serve())
-    await _until_listening(settings.port, serving)
-    record_endpoint(settings)
-    print(f"ready {settings.endpoint}", flush=True)
-    await asyncio.wait({asyncio.create_task(ended.wait()), serving}, return_when=asyncio.FIRST_COMPLETED)
-    services.closing.set()
-    server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.wait({serving}, timeout=5)
-    return 0 if ended.is_set() else 1
+    try:
+        ended_in_order = await listener.run(ended, ready)
+    finally:
+        services.closing.set()
+    return 0 if ended_in_order else 1
 
 
 def _require_free(port: int) -> None:
@@ -275,22 +317,6 @@ def _require_free(port: int) -> None:
             raise SettingsError(
                 f"Can't listen on port {port}: {error.strerror}. Choose another by --port."
             ) from error
-
-
-async def _until_listening(port: int, serving: "asyncio.Task[None]") -> None:
-    """Return once the port answers. Raises `SettingsError` when it can't be had."""
-    while True:
-        if serving.done():
-            raise SettingsError(
-                f"Can't listen on port {port}: {serving.exception()}. Choose another by --port."
-            )
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.02)
-            continue
-        writer.close()
-        return
 
 
 class _locked:

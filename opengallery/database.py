@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    ExceptionContext,
     MetaData,
     TypeDecorator,
     create_engine,
@@ -86,7 +87,7 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to the newest migration. Does nothing, fast, when they are there."""
-        if self._revision() == newest_revision():
+        if self.revision() == newest_revision():
             return
         from alembic import command
         from alembic.config import Config
@@ -101,7 +102,8 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
-    def _revision(self) -> str | None:
+    def revision(self) -> str | None:
+        """The migration that the tables stand at, `None` without any."""
         with self.read() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
@@ -120,9 +122,12 @@ def _encode(value: Any) -> str:
 def _engine(url: str) -> Engine:
     # The standard library's JSON took half of the time to read a resource.
     options: dict[str, Any] = {"json_serializer": _encode, "json_deserializer": msgspec.json.decode}
-    options |= {"pool_size": 20, "max_overflow": 40}
+    # An error's text names no values: some are secrets, and it goes into the log.
+    options |= {"hide_parameters": True, "pool_size": 20, "max_overflow": 40}
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, **options)
+        engine = create_engine(url, pool_pre_ping=True, **options)
+        event.listen(engine, "handle_error", _hide_detail)
+        return engine
     engine = create_engine(url, connect_args={"timeout": 30}, **options)
 
     @event.listens_for(engine, "connect")
@@ -140,3 +145,11 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql("begin immediate" if writes else "begin")
 
     return engine
+
+
+def _hide_detail(context: ExceptionContext) -> None:
+    """Take the DETAIL out of PostgreSQL's errors: it holds the values of the row that failed."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            text = str(error.args[0])
+            error.args = (text.split("\nDETAIL:")[0], *error.args[1:])

@@ -77,6 +77,33 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
         return self.vcpus_max or max(1, (os.cpu_count() or 1) // 2)
 
 
+class TlsSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """The server's certificate, where it isn't to be one of our own authority."""
+
+    certificate: str | None = None
+    key: str | None = None
+    ca: str | None = None
+
+
+class IdentitySettings(msgspec.Struct, forbid_unknown_fields=True):
+    """Who says who somebody is: the own directory, or an OpenID Connect issuer in its place."""
+
+    token_key_days: Annotated[int, msgspec.Meta(ge=0)] = 90
+    issuer: str | None = None
+    audiences: list[str] = []
+    ca_file: str | None = None
+    clients: list[str] = []
+    id_claim: str = "sub"
+    name_claim: str = "preferred_username"
+    service_claim: str | None = None
+    groups_claim: str = "groups"
+    groups_are_ids: bool = False
+    required_claims: dict[str, str] = {}
+    administrators: list[str] = []
+    token_proxy: bool = False
+    token_proxy_fields: dict[str, str] = {}
+
+
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     """All settings. `data` is the data folder (DIR); it is never in the file."""
 
@@ -88,6 +115,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     images: ImageSettings = msgspec.field(default_factory=ImageSettings)
     replicas: ReplicaSettings = msgspec.field(default_factory=ReplicaSettings)
     machines: MachineSettings = msgspec.field(default_factory=MachineSettings)
+    identity: IdentitySettings = msgspec.field(default_factory=IdentitySettings)
+    tls: TlsSettings = msgspec.field(default_factory=TlsSettings)
     regions: dict[str, RegionSettings] = {}
 
     @property
@@ -106,6 +135,26 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
         return self.database_url or f"sqlite:///{self.data / 'workflows.sqlite'}"
 
 
+def _check(settings: Settings) -> None:
+    """Raise `SettingsError` for what each setting allows alone, but not together."""
+    tls, identity = settings.tls, settings.identity
+    if (tls.certificate is None) != (tls.key is None):
+        raise SettingsError("Give tls.certificate and tls.key, or none of them.")
+    if identity.issuer is None:
+        given = [name for name in ("administrators", "clients", "audiences") if getattr(identity, name)]
+        if given:
+            raise SettingsError(f"identity.{given[0]} is for an external issuer: give identity.issuer, too.")
+        return
+    if not identity.issuer.startswith("https://") or any(mark in identity.issuer for mark in "?# "):
+        raise SettingsError(
+            f"identity.issuer is '{identity.issuer}'. Give an https URL, just as the issuer's tokens name it (iss)."
+        )
+    kinds = ("user", "app", "group")
+    for name in identity.administrators:
+        if ":" in name and name.split(":")[0] not in kinds:
+            raise SettingsError(f"identity.administrators: '{name}' begins with none of user:, app:, group:.")
+
+
 def load_settings(data: Path, config: Path | None = None, port: int | None = None) -> Settings:
     """Read `config` (or DIR/opengallery.toml if there is one). Raises `SettingsError`."""
     path = config or data / "opengallery.toml"
@@ -118,6 +167,7 @@ def load_settings(data: Path, config: Path | None = None, port: int | None = Non
         settings = msgspec.convert(content, Settings)
         if port is not None:
             settings = msgspec.convert({**content, "port": port}, Settings)
+        _check(settings)
     except OSError as error:
         raise SettingsError(f"Can't read {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

@@ -206,7 +206,7 @@ TIMEOUT 0
 LABEL linux
   LINUX /vmlinuz
   INITRD /initrd
-  APPEND console=ttyS0 quiet loglevel=1 panic=5 mitigations=off random.trust_cpu=on no_timer_check tsc=reliable cryptomgr.notests audit=0
+  APPEND console=ttyS0 quiet loglevel=1 panic=5 mitigations=off random.trust_cpu=on no_timer_check cryptomgr.notests audit=0
 CONFIG
 (openssl enc -aes-128-ctr -K 00112233445566778899aabbccddeeff -iv 00 -in /dev/zero 2> /dev/null || true) \
   | head -c ${payload_mib}M > "$work/payload.bin"

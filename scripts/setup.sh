@@ -3,10 +3,12 @@
 # Usage: scripts/setup.sh use|check|develop|accept|bench|soak
 #   use      .venv from requirements/users.txt; QEMU and the tools that build the boot image
 #   check    .venv from requirements/development.txt; no Debian packages
-#   develop  both of these, a PostgreSQL server and the tools of a file system for the tests
+#   develop  both of these, a PostgreSQL server and the tools of a file system for the tests; where node and
+#            npm are there already, an OpenID issuer too
 #   accept   the same, and .venv-az: the real az, in a virtual environment of its own
 #   bench    the same, and the tools that build the large images
-#   soak     as develop, and real object stores: Ceph's S3 (269 MB of Debian packages), Azurite (npm)
+#   soak     as develop, an OpenID issuer (npm), and real object stores: Ceph's S3 (269 MB of Debian packages),
+#            Azurite (npm)
 # PYTHON names the interpreter to use; otherwise the first python3 of version 3.11 or newer is taken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -137,6 +139,22 @@ azurite() {
   printf '%s\n' "$AZURITE_VERSION" >.cache/azurite/.setup
 }
 
+oidc_issuer() {
+  local stamp
+  stamp=$(checksum requirements/oidc-issuer/package.json requirements/oidc-issuer/package-lock.json)
+  [ "$(cat .cache/oidc-issuer/.setup 2>/dev/null)" = "$stamp" ] && return
+  say "installing requirements/oidc-issuer into .cache/oidc-issuer"
+  mkdir -p .cache/oidc-issuer
+  cp requirements/oidc-issuer/package*.json .cache/oidc-issuer/
+  npm ci --silent --no-fund --no-audit --ignore-scripts --prefix .cache/oidc-issuer >&2
+  printf '%s\n' "$stamp" >.cache/oidc-issuer/.setup
+}
+
+# npm brings hundreds of Debian packages: only who has it tests with it.
+oidc_issuer_where_node_is() {
+  if command -v node >/dev/null && command -v npm >/dev/null; then oidc_issuer; fi
+}
+
 # Who has node and npm from elsewhere keeps them.
 without_node() {
   if command -v node >/dev/null && command -v npm >/dev/null; then
@@ -160,9 +178,11 @@ case "${1:-}" in
     project_environment development ;;
   develop)
     install_packages $RUN_PACKAGES $BOOT_IMAGE_PACKAGES $DEVELOP_PACKAGES
+    oidc_issuer_where_node_is
     project_environment development ;;
   accept)
     install_packages $RUN_PACKAGES $BOOT_IMAGE_PACKAGES $DEVELOP_PACKAGES
+    oidc_issuer_where_node_is
     project_environment development
     az_environment ;;
   bench)
@@ -172,8 +192,9 @@ case "${1:-}" in
   soak)
     install_packages $RUN_PACKAGES $BOOT_IMAGE_PACKAGES $DEVELOP_PACKAGES $(without_node "$SOAK_PACKAGES")
     azurite
+    oidc_issuer
     project_environment development ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2 ;;
 esac

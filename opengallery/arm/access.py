@@ -67,7 +67,7 @@ class Assigned:
         self._roles: dict[str, list[Role]] = {}
         rows = connection.execute(
             select(role_assignments.c.scope, role_assignments.c.role_definition_id).where(
-                role_assignments.c.principal_id == principal.object_id
+                role_assignments.c.principal_id.in_((principal.object_id, *principal.groups))
             )
         )
         for scope, role_id in rows:

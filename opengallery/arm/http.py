@@ -5,7 +5,7 @@ Sync handlers run in threads; each request is one transaction, a writing one for
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -46,10 +46,10 @@ class ArmEndpoint:
         self,
         services: Services,
         registry: Registry,
-        validate: Callable[[str], Principal],
+        validate: Callable[[str], Principal | Awaitable[Principal]],
         authorization_uri: str,
     ) -> None:
-        """`validate` turns a bearer token into a principal, or raises `InvalidToken`."""
+        """`validate` turns a bearer token into a principal, or raises `InvalidToken`; it may have to wait."""
         self._services = services
         self._registry = registry
         self._validate = validate
@@ -61,12 +61,12 @@ class ArmEndpoint:
         headers = {
             "x-ms-request-id": request_id,
             "x-ms-correlation-request-id": request.headers.get("x-ms-correlation-request-id", request_id),
-            "Cache-Control": "no-cache",
+            "Cache-Control": "no-store",
         }
         if client := request.headers.get("x-ms-client-request-id"):
             headers["x-ms-client-request-id"] = client
         try:
-            principal = self._authenticate(request)
+            principal = await self._authenticate(request)
             content = await _read_content(request)
             answer = await to_thread.run_sync(self._answer, request, principal, content)
         except ArmError as error:
@@ -82,7 +82,7 @@ class ArmEndpoint:
             return _response(request, Answer(500, {"error": failure.error()}), headers)
         return _response(request, answer, headers)
 
-    def _authenticate(self, request: Request) -> Principal:
+    async def _authenticate(self, request: Request) -> Principal:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         challenge = f'Bearer authorization_uri="{self._authorization_uri}"'
         if scheme.lower() != "bearer" or not token:
@@ -94,7 +94,8 @@ class ArmEndpoint:
                 headers={"WWW-Authenticate": challenge},
             )
         try:
-            return self._validate(token)
+            found = self._validate(token)
+            return found if isinstance(found, Principal) else await found
         except InvalidToken as error:
             raise ArmError(
                 "InvalidAuthenticationToken",

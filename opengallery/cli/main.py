@@ -33,7 +33,10 @@ NOUNS = {
     "vmss": Noun("vmss", "Scale sets."),
     "replica": Noun("replica", "The replicas of an image version."),
     "plan": Noun("plan", "How many replicas a boot storm needs."),
-    "key": Noun("key", "The master key of a data folder: rotate."),
+    "key": Noun("key", "The keys of a data folder: rotate."),
+    "principal": Noun("principal", "Users, applications and groups of an external issuer."),
+    "tenant": Noun("tenant", "The tenants of a data folder: create, list."),
+    "subscription": Noun("subscription", "The subscriptions of a data folder: create, list."),
     "store": Noun("store", "The stores of a data folder: verify, collect, stats."),
 }
 

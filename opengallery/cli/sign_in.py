@@ -1,4 +1,4 @@
-"""Signing in: a token by client credentials, or by a user's name and password, kept until it ends.
+"""Signing in: a token by client credentials or a user's password, or the one in GALLERY_ACCESS_TOKEN.
 
 The token endpoint is found as az finds it: the endpoint's `/metadata/endpoints` names the authority and
 the audience, the authority's OpenID configuration names the token endpoint. Tokens are kept in
@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,9 +39,10 @@ class Credentials:
     endpoint: str
     tenant: str
     client: str
-    secret: str
+    secret: str = field(repr=False)
     username: str | None = None
     authority: str | None = None
+    access_token: str | None = field(default=None, repr=False)
     config: Path = Path.home() / ".azure"
 
     @classmethod
@@ -50,17 +51,19 @@ class Credentials:
 
         A client secret goes before a password, as in the SDKs' EnvironmentCredential.
         """
+        access_token = os.environ.get("GALLERY_ACCESS_TOKEN", "").strip() or None
         is_user = bool(os.environ.get("AZURE_USERNAME")) and not os.environ.get("AZURE_CLIENT_SECRET")
-        names = ["GALLERY_ENDPOINT", "AZURE_TENANT_ID"]
-        names += (
+        proof = (
             ["AZURE_USERNAME", "AZURE_PASSWORD"] if is_user else ["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
         )
-        if missing := [name for name in names if not os.environ.get(name)]:
+        names = ["GALLERY_ENDPOINT", "AZURE_TENANT_ID", *proof]
+        needed = names[:1] if access_token else names
+        if missing := [name for name in needed if not os.environ.get(name)]:
             raise CommandFailed(
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. "
                 'Run: eval "$(gallery env --data DIR)"'
             )
-        endpoint, tenant, name, secret = (os.environ[name] for name in names)
+        endpoint, tenant, name, secret = (os.environ.get(name, "") for name in names)
         config = os.environ.get("AZURE_CONFIG_DIR")
         return cls(
             endpoint=_checked_endpoint(endpoint),
@@ -69,6 +72,7 @@ class Credentials:
             secret=secret,
             username=name if is_user else None,
             authority=_url(os.environ.get("AZURE_AUTHORITY_HOST")),
+            access_token=access_token,
             config=Path(config) if config else Path.home() / ".azure",
         )
 
@@ -109,6 +113,8 @@ class SignIn:
 
     def token(self) -> str:
         """A token that is good for a while. Raises `CommandFailed` when the credentials are refused."""
+        if self._credentials.access_token is not None:
+            return self._credentials.access_token
         if self._token is None:
             kept = self._kept().get(self._credentials.key)
             self._token = kept["token"] if kept else self._fetch()
@@ -117,7 +123,8 @@ class SignIn:
     def forget(self) -> None:
         """The server did not take the token: fetch another next time."""
         self._token = None
-        self._keep(None)
+        if self._credentials.access_token is None:
+            self._keep(None)
 
     def _fetch(self) -> str:
         credentials = self._credentials

@@ -12,9 +12,7 @@ from sqlalchemy import Connection, Row, Select, select
 
 from opengallery.identity.directory import as_id, principal_of, principals
 from opengallery.identity.principal import Principal
-from opengallery.identity.users import users
-
-USER_PRINCIPAL_NAME_LENGTH_MAX = 256
+from opengallery.identity.users import name_key, users
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,7 @@ class Account:
 
 def find_user(connection: Connection, user_principal_name: str) -> Account | None:
     """The user with this name, in any case, enabled or not."""
-    if len(user_principal_name) > USER_PRINCIPAL_NAME_LENGTH_MAX or "\0" in user_principal_name:
-        return None
-    key = user_principal_name.strip().lower()
+    key = name_key(user_principal_name.strip())
     return _first(connection, _query().where(users.c.user_principal_name_key == key))
 
 

@@ -1,7 +1,8 @@
 """Applications: what a service principal is the presence of in its tenant, and what it signs in by.
 
 Of a client secret only the Argon2 hash and its first letters, as a hint, are kept; of a certificate
-the public half. Source: Microsoft Graph REST API v1.0, application and servicePrincipal.
+the public half. An application has at most one service principal, and the credentials belong to both.
+Source: Microsoft Graph REST API v1.0, application and servicePrincipal.
 """
 
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class ClientCertificate:
     pem: str
     starts_at: datetime
     expires_at: datetime
+    display_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def find_application(connection: Connection, app_id: str) -> Application | None:
         row.enabled,
         tuple(ClientSecret(s.key_id, s.hash, s.expires_at) for s in connection.execute(secrets)),
         tuple(
-            ClientCertificate(c.key_id, c.thumbprint, c.pem, c.starts_at, c.expires_at)
+            ClientCertificate(c.key_id, c.thumbprint, c.pem, c.starts_at, c.expires_at, c.display_name)
             for c in connection.execute(certificates)
         ),
     )

@@ -1,14 +1,16 @@
 """The server's certificate, and the authority of our own that signs it.
 
-The authority is made at the first start and kept; the certificate is renewed at a start when less
-than 30 days of it are left. Both satisfy OpenSSL's strict checks, which Python 3.13 turned on by default.
+The authority is made at the first start and kept; the certificate is renewed when less than 30 days of
+it are left, by the running server too. A year before the authority ends it gets another certificate for
+its old key and name, so that what it signed holds for those who trust the new one and for those who
+trust the old. Both satisfy OpenSSL's strict checks, which Python 3.13 turned on by default.
 `ca-bundle.pem` holds our authority and those of the system, for variables such as REQUESTS_CA_BUNDLE,
 which replace what a program trusts and must not cut it off from the rest of the world.
 Source: RFC 5280; RFC 6125.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -24,6 +26,7 @@ HOST_NAMES = ("localhost",)
 ADDRESSES = ("127.0.0.1", "::1")
 AUTHORITY_LIFETIME = timedelta(days=30 * 365)
 CERTIFICATE_LIFETIME = timedelta(days=825)
+AUTHORITY_RENEW_BEFORE = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=30)
 BACKDATED = timedelta(hours=1)  # for clients whose clock is slow
 
@@ -45,14 +48,22 @@ class CertificateFiles:
     ca_bundle: Path
 
 
-def ensure_certificate(data: Path) -> CertificateFiles:
-    """Make or renew what is missing or nearly over in DIR `data`, and say where it lies."""
+def ensure_certificate(
+    data: Path, moment: datetime | None = None, also_trusted: Path | None = None
+) -> CertificateFiles:
+    """Make or renew what is missing or nearly over at `moment` (now) in DIR `data`, and say where it lies.
+
+    The authorities in the file `also_trusted` are put into the bundle, too.
+    """
+    moment = moment or now()
     folder = IdentityFolder(data)
     with folder.locked():
-        authority, authority_key = _ensure_authority(folder)
-        if not _is_usable(folder, authority):
-            _make_server_certificate(folder, authority, authority_key)
+        authority, authority_key = _ensure_authority(folder, moment)
+        if not _is_usable(folder, authority, moment):
+            _make_server_certificate(folder, authority, authority_key, moment)
         bundle = _pem(authority)
+        if also_trusted is not None:
+            bundle += also_trusted.read_bytes()
         if SYSTEM_AUTHORITIES.exists():
             bundle += SYSTEM_AUTHORITIES.read_bytes()
         if folder.read(BUNDLE) != bundle:
@@ -66,22 +77,31 @@ def certificate_files(data: Path) -> CertificateFiles:
     return CertificateFiles(path / SERVER, path / SERVER_KEY, path / CA, path / BUNDLE)
 
 
-def _ensure_authority(folder: IdentityFolder) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _ensure_authority(
+    folder: IdentityFolder, moment: datetime
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     # The key is written first, so a certificate without a key can't be there.
     key = _read_key(folder, CA_KEY) or _make_key(folder, CA_KEY)
     content = folder.read(CA)
-    if content is not None:
-        certificate = x509.load_pem_x509_certificate(content)
-        if certificate.public_key() == key.public_key():
-            return certificate, key
-    name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Open Gallery"),
-            # Two galleries' authorities in one bundle must not be taken for each other.
-            x509.NameAttribute(NameOID.COMMON_NAME, f"Open Gallery CA {x509.random_serial_number():x}"[:48]),
-        ]
+    known = x509.load_pem_x509_certificate(content) if content else None
+    if known is not None and known.public_key() != key.public_key():
+        known = None
+    if known is not None and known.not_valid_after_utc - moment >= AUTHORITY_RENEW_BEFORE:
+        return known, key
+    name = (
+        known.subject
+        if known is not None
+        else x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Open Gallery"),
+                # Two galleries' authorities in one bundle must not be taken for each other.
+                x509.NameAttribute(
+                    NameOID.COMMON_NAME, f"Open Gallery CA {x509.random_serial_number():x}"[:48]
+                ),
+            ]
+        )
     )
-    builder = _builder(name, name, key.public_key(), AUTHORITY_LIFETIME)
+    builder = _builder(name, name, key.public_key(), moment, AUTHORITY_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
     builder = builder.add_extension(
@@ -93,11 +113,14 @@ def _ensure_authority(folder: IdentityFolder) -> tuple[x509.Certificate, ec.Elli
 
 
 def _make_server_certificate(
-    folder: IdentityFolder, authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey
+    folder: IdentityFolder,
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+    moment: datetime,
 ) -> None:
     key = _make_key(folder, SERVER_KEY)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST_NAMES[0])])
-    builder = _builder(name, authority.subject, key.public_key(), CERTIFICATE_LIFETIME)
+    builder = _builder(name, authority.subject, key.public_key(), moment, CERTIFICATE_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(digital_signature=True), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -112,7 +135,7 @@ def _make_server_certificate(
     folder.write(SERVER, _pem(builder.sign(authority_key, hashes.SHA256())), PUBLIC)
 
 
-def _is_usable(folder: IdentityFolder, authority: x509.Certificate) -> bool:
+def _is_usable(folder: IdentityFolder, authority: x509.Certificate, moment: datetime) -> bool:
     """Whether key and certificate are there, belong together, fit our names, and last long enough."""
     content, key = folder.read(SERVER), _read_key(folder, SERVER_KEY)
     if content is None or key is None:
@@ -126,14 +149,18 @@ def _is_usable(folder: IdentityFolder, authority: x509.Certificate) -> bool:
     return (
         certificate.public_key() == key.public_key()
         and list(names) == _names()
-        and certificate.not_valid_after_utc - now() >= RENEW_BEFORE
+        and certificate.not_valid_after_utc - moment >= RENEW_BEFORE
     )
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lifetime: timedelta
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    moment: datetime,
+    lifetime: timedelta,
 ) -> x509.CertificateBuilder:
-    start = now() - BACKDATED
+    start = moment - BACKDATED
     return x509.CertificateBuilder(
         issuer_name=issuer,
         subject_name=subject,

@@ -8,6 +8,7 @@ lives in this process), and an account that fails too often has to wait, as has 
 import hashlib
 import hmac
 import secrets
+import string
 import threading
 import time
 from collections import OrderedDict
@@ -31,7 +32,13 @@ ADDRESS_FAILURES_MAX = 200
 FAILURES_WINDOW_S = 60.0
 SECRET_LENGTH_MAX = 1024
 
+# az takes a secret that begins with `-` for an option, so it has letters and digits only (238 bits).
+SECRET_LETTERS = string.ascii_letters + string.digits
+SECRET_LENGTH = 40
+
 _hasher = PasswordHasher()
+# Each hash takes 64 MiB: a crowd that makes secrets waits its turn.
+_hashing = threading.BoundedSemaphore(CHECKS_AT_ONCE)
 
 
 class KeptSecret(Protocol):
@@ -82,7 +89,13 @@ class TooManyChecks(Exception):
 
 def hash_secret(secret: str) -> str:
     """The hash under which a secret is kept."""
-    return _hasher.hash(secret)
+    with _hashing:
+        return _hasher.hash(secret)
+
+
+def generate_secret() -> str:
+    """A new secret that nobody guesses."""
+    return "".join(secrets.choice(SECRET_LETTERS) for _ in range(SECRET_LENGTH))
 
 
 @cache

@@ -9,11 +9,26 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Connection, ForeignKey, Row, String, Table, select, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    ForeignKey,
+    Row,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from opengallery.database import metadata
-from opengallery.identity.principal import Principal
+from opengallery.identity.directory_errors import NotAllowed, TooMany
+from opengallery.identity.principal import Principal, PrincipalKind
 
+PRINCIPALS_MAX = 300_000
 UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 tenants = Table(
@@ -95,6 +110,58 @@ def set_enabled(connection: Connection, object_id: str, is_enabled: bool) -> Non
     connection.execute(
         update(principals).where(principals.c.object_id == as_id(object_id)).values(enabled=is_enabled)
     )
+
+
+def lock_directory(connection: Connection, tenant_id: str) -> None:
+    """Let no other transaction change this tenant's directory until this one ends.
+
+    What is counted or compared before a change then still holds at its end. SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        name = f"directory/{tenant_id}"
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
+def insert_principal(
+    connection: Connection,
+    object_id: str,
+    tenant_id: str,
+    kind: PrincipalKind,
+    display_name: str,
+    app_id: str | None = None,
+    is_enabled: bool = True,
+) -> None:
+    """Add the row that every principal has. Raises `TooMany`."""
+    count = select(func.count()).select_from(principals).where(principals.c.tenant_id == tenant_id)
+    if (connection.scalar(count) or 0) >= PRINCIPALS_MAX:
+        raise TooMany(
+            f"The tenant has {PRINCIPALS_MAX} users, groups and service principals, and may not have more. "
+            "Delete some first."
+        )
+    row = {
+        "object_id": object_id,
+        "tenant_id": tenant_id,
+        "kind": kind,
+        "app_id": app_id,
+        "display_name": display_name,
+        "enabled": is_enabled,
+    }
+    connection.execute(insert(principals).values(row))
+
+
+def delete_principal(connection: Connection, object_id: str) -> None:
+    """Delete a principal with its memberships and ownerships; role assignments to it stay as orphans.
+
+    Raises `NotAllowed` for the tenant's first administrator, by whom the operator gets in again.
+    """
+    object_id = as_id(object_id)
+    first = select(tenants.c.id).where(tenants.c.administrator_id == object_id)
+    if connection.scalar(first) is not None:
+        raise NotAllowed(
+            "This is the tenant's first administrator, which can't be deleted. Disable it (accountEnabled) "
+            "and delete its secrets, when another administrator is there."
+        )
+    connection.execute(delete(principals).where(principals.c.object_id == object_id))
 
 
 def as_id(text: str) -> str:

@@ -9,6 +9,7 @@ from opengallery.identity.folder import IdentityFolder
 from opengallery.settings import Settings
 
 ENDPOINT = "endpoint"
+ISSUER = "issuer"
 AZ_FOLDER = "azure"
 
 
@@ -17,11 +18,12 @@ class NoGallery(Exception):
 
 
 def record_endpoint(settings: Settings) -> None:
-    """Keep the URL that a server was started for, as `gallery env` isn't told the port."""
+    """Keep the URL that a server was started for, and its issuer: `gallery env` isn't told the settings."""
     folder = IdentityFolder(settings.data)
-    content = settings.endpoint.encode()
-    if folder.read(ENDPOINT) != content:
-        folder.write(ENDPOINT, content)
+    for name, value in ((ENDPOINT, settings.endpoint), (ISSUER, settings.identity.issuer or "")):
+        content = value.encode()
+        if (folder.read(name) or b"") != content:
+            folder.write(name, content)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -36,11 +38,12 @@ def environment(settings: Settings) -> dict[str, str]:
     folder = IdentityFolder(settings.data)
     recorded = folder.read(ENDPOINT)
     endpoint = recorded.decode() if recorded else settings.endpoint
+    # With an external issuer the own administrator can't sign in.
+    administrator = {"AZURE_CLIENT_ID": first.app_id, "AZURE_CLIENT_SECRET": first.client_secret}
     return {
         "GALLERY_ENDPOINT": endpoint,
         "AZURE_TENANT_ID": first.tenant_id,
-        "AZURE_CLIENT_ID": first.app_id,
-        "AZURE_CLIENT_SECRET": first.client_secret,
+        **({} if folder.read(ISSUER) else administrator),
         "AZURE_SUBSCRIPTION_ID": first.subscription_id,
         "GALLERY_SUBSCRIPTION_ID_2": first.second_subscription_id,
         "AZURE_AUTHORITY_HOST": endpoint,

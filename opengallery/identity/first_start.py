@@ -9,8 +9,6 @@ Whoever deletes administrator.json and starts the server gets a new secret for t
 every older secret of the administrator stops working.
 """
 
-import secrets
-import string
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -19,26 +17,17 @@ import msgspec
 from sqlalchemy import Connection, delete, insert, select
 
 from opengallery.database import Database, now
-from opengallery.identity.applications import applications, client_secrets
-from opengallery.identity.client_secrets import hash_secret
-from opengallery.identity.directory import (
-    list_subscriptions,
-    principals,
-    subscriptions,
-    tenants,
-)
+from opengallery.identity.applications import client_secrets
+from opengallery.identity.client_secrets import generate_secret, hash_secret
+from opengallery.identity.directory import list_subscriptions, principals, tenants
 from opengallery.identity.folder import IdentityFolder
+from opengallery.identity.tenants import create_subscription, insert_tenant
 
 FILE = "administrator.json"
 UNFINISHED = "administrator.new.json"
 
 TENANT = "Open Gallery"
-ADMINISTRATOR = "Administrator"
 SUBSCRIPTIONS = ("Open Gallery 1", "Open Gallery 2")
-
-# az takes a secret that begins with `-` for an option, so it has letters and digits only (238 bits).
-SECRET_LETTERS = string.ascii_letters + string.digits
-SECRET_LENGTH = 40
 
 
 class OtherGallery(Exception):
@@ -106,7 +95,7 @@ def _choose(database: Database) -> FirstStart:
         object_id=administrator.object_id if administrator else str(uuid4()),
         app_id=administrator.app_id if administrator else str(uuid4()),
         key_id=str(uuid4()),
-        client_secret="".join(secrets.choice(SECRET_LETTERS) for _ in range(SECRET_LENGTH)),
+        client_secret=generate_secret(),
     )
 
 
@@ -133,27 +122,7 @@ def _insert(connection: Connection, first: FirstStart, is_new: bool) -> None:
 
 
 def _insert_tenant(connection: Connection, first: FirstStart) -> None:
-    tenant = {"id": first.tenant_id, "display_name": TENANT, "administrator_id": first.object_id}
-    connection.execute(insert(tenants).values(tenant))
+    insert_tenant(connection, first.tenant_id, TENANT, first.object_id, first.app_id)
     ids = (first.subscription_id, first.second_subscription_id)
     for subscription_id, name in zip(ids, SUBSCRIPTIONS, strict=True):
-        subscription = {"id": subscription_id, "tenant_id": first.tenant_id, "display_name": name}
-        connection.execute(insert(subscriptions).values(subscription))
-    administrator = {
-        "object_id": first.object_id,
-        "tenant_id": first.tenant_id,
-        "kind": "ServicePrincipal",
-        "app_id": first.app_id,
-        "display_name": ADMINISTRATOR,
-        "enabled": True,
-    }
-    connection.execute(insert(principals).values(administrator))
-    application = {
-        "object_id": str(uuid4()),
-        "app_id": first.app_id,
-        "tenant_id": first.tenant_id,
-        "display_name": ADMINISTRATOR,
-        "details": {},
-        "created_at": now(),
-    }
-    connection.execute(insert(applications).values(application))
+        create_subscription(connection, first.tenant_id, name, subscription_id)

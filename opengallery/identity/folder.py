@@ -60,6 +60,11 @@ class IdentityFolder:
         (self.path / old).replace(self.path / new)
         _sync(self.path)
 
+    def sweep(self, name: str) -> None:
+        """Remove what writers of the file `name` left that were killed. Call it under the lock."""
+        for draft in self.path.glob(f".{name}.*"):
+            draft.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other process from changing the folder until the block ends."""

@@ -8,10 +8,14 @@ PrincipalKind = Literal["ServicePrincipal", "User", "Group"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """One principal of a tenant. `app_id` is the client id of a service principal, else `None`."""
+    """One principal of a tenant. `app_id` is the client id of a service principal, else `None`.
+
+    `groups` are object ids of groups that its token names; those of the directory aren't among them.
+    """
 
     object_id: str
     tenant_id: str
     kind: PrincipalKind
     app_id: str | None
     display_name: str
+    groups: tuple[str, ...] = ()

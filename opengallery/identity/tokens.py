@@ -63,6 +63,7 @@ class IssuedToken:
 class _Seen:
     """A token whose signature and claims were found right, and its principal as it was lately."""
 
+    key_id: str
     object_id: str
     tenant_id: str
     expires_at: float
@@ -161,7 +162,7 @@ class Tokens:
         time_s = self.clock()
         with self._lock:
             seen = self._seen.get(digest)
-        if seen is None or seen.remember_until <= time_s:
+        if seen is None or seen.remember_until <= time_s or self._keys.find(seen.key_id) is None:
             seen = self._verify(token, time_s)
             self._remember(digest, seen)
         if seen.expires_at + CLOCK_SKEW_S <= time_s:
@@ -190,7 +191,7 @@ class Tokens:
 
     def _verify(self, token: str, time_s: float) -> _Seen:
         """Check signature and claims."""
-        claims = self._signed_claims(token)
+        key_id, claims = self._signed_claims(token)
         not_before, expires_at = claims.get("nbf"), claims.get("exp")
         if type(not_before) is not int or type(expires_at) is not int:
             raise InvalidToken("The token doesn't say when it begins and ends (nbf, exp).")
@@ -206,9 +207,10 @@ class Tokens:
         audience = claims.get("aud")
         if not isinstance(audience, str) or audience not in self.audiences:
             raise InvalidToken("The token is for another resource (aud).")
-        return _Seen(object_id, tenant_id, float(expires_at), time_s + REMEMBER_S, None, 0.0)
+        return _Seen(key_id, object_id, tenant_id, float(expires_at), time_s + REMEMBER_S, None, 0.0)
 
-    def _signed_claims(self, token: str) -> dict[str, Any]:
+    def _signed_claims(self, token: str) -> tuple[str, dict[str, Any]]:
+        """The id of the key that signed, and what the token says."""
         try:
             header = jws.extract_compact(token.encode()).headers()
             key = self._keys.find(header.get("kid"))
@@ -216,6 +218,6 @@ class Tokens:
                 raise InvalidToken("The token is not signed with RS256.")
             if key is None:
                 raise InvalidToken("The token is signed with a key that isn't ours (kid).")
-            return jwt.decode(token, key, algorithms=ALGORITHMS).claims
+            return str(header["kid"]), jwt.decode(token, key, algorithms=ALGORITHMS).claims
         except (JoseError, ValueError, TypeError) as error:
             raise InvalidToken("The token is malformed or its signature is wrong.") from error

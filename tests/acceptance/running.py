@@ -144,12 +144,20 @@ class Group:
         return f"{self.compute('galleries', 'myGallery')}/images/myImageDefinition/versions/{name}"
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 240) -> Any:
-    """The first true answer of `condition`. Fails when none comes in time."""
+def until(
+    condition: Callable[[], Any],
+    timeout_s: float = 600,
+    every_s: float = 0.5,
+    seen: Callable[[], str] = lambda: "",
+) -> Any:
+    """The first true answer of `condition`. Fails when none comes in time, and tells what was `seen`.
+
+    The time is for machines that boot without hardware's help on a host that is busy with others.
+    """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         answer = condition()
         if answer:
             return answer
-        time.sleep(0.5)
-    raise AssertionError(f"nothing came within {timeout_s} s")
+        time.sleep(every_s)
+    raise AssertionError(f"nothing came within {timeout_s} s. {seen()}")

@@ -76,7 +76,7 @@ class Site:
             found = re.findall(r"READY \S+ ([0-9a-f]{16} version=\S+ boots=\d+) ", log or "")
             return found[-1] if found else None
 
-        return str(until(line))
+        return str(until(line, every_s=3))
 
 
 def ssh_place(answer: str) -> tuple[str, int]:

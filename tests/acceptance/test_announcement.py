@@ -14,7 +14,7 @@ import pytest
 
 from .running import AZ_PYTHON, BOOT_IMAGE, Group, Server, Shell, until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 CHECKSUM = Path(f"{BOOT_IMAGE}.payload").read_text().strip()[:16] if BOOT_IMAGE.exists() else ""
 REGIONS = {"West Central US": 5, "South Central US": 1, "East US 2": 1}
@@ -33,12 +33,16 @@ def replicas(shell: Shell, group: Group) -> dict[str, int]:
 def boot_log(shell: Shell, machine: str, boots: int = 1) -> str:
     """The line that a machine prints when it is up, once it is there."""
 
+    log = ""
+
     def ready() -> str | None:
-        log = shell.az("vm", "boot-diagnostics", "get-boot-log", "-g", "myResourceGroup", "-n", machine)
-        lines = re.findall(r"READY \S+ [0-9a-f]{16} version=\S+ boots=\d+", log or "")
+        nonlocal log
+        log = shell.az("vm", "boot-diagnostics", "get-boot-log", "-g", "myResourceGroup", "-n", machine) or ""
+        lines = re.findall(r"READY \S+ [0-9a-f]{16} version=\S+ boots=\d+", log)
         return next((line for line in lines if line.endswith(f" boots={boots}")), None)
 
-    return str(until(ready))
+    # Each look takes a second of the processors that the machines boot on.
+    return str(until(ready, every_s=3, seen=lambda: f"The log of {machine} ends: {log[-2000:]!r}"))
 
 
 def power_state(shell: Shell, machine: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from .running import BOOT_IMAGE, Shell
 from .site import DEFINITION, IN_GROUP, USER, Site, ssh_place
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 GOLDEN = (*IN_GROUP, "-n", "golden")
 
 

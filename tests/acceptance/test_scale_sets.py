@@ -7,7 +7,7 @@ import pytest
 from .running import Shell, until
 from .site import IN_GROUP, USER, Site, ssh_place
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 UNIFORM, FLEXIBLE = (*IN_GROUP, "-n", "uniform"), (*IN_GROUP, "-n", "flexible")
 
 
@@ -71,7 +71,7 @@ def test_a_new_version_rolls_out_by_itself(shell: Shell, site: Site) -> None:
         "upgradePolicy.automaticOSUpgradePolicy.enableAutomaticOSUpgrade=true",
     )
     site.publish("1.2.0", "--image-version", f"{site.definition}/versions/1.0.0")
-    until(lambda: upgraded(shell, UNIFORM, "1.2.0"))
+    until(lambda: upgraded(shell, UNIFORM, "1.2.0"), every_s=3)
     shell.az("vmss", "delete", *UNIFORM)
     assert shell.az("vmss", "list", *IN_GROUP) == []
 
@@ -84,7 +84,7 @@ def test_a_flexible_set_rolls_to_a_new_version_when_asked(shell: Shell, site: Si
     site.publish("1.3.0", "--image-version", f"{site.definition}/versions/1.0.0")
     assert instances(shell, FLEXIBLE) == {name: ("1.2.0", False)}
     shell.az("vmss", "rolling-upgrade", "start", *FLEXIBLE)
-    until(lambda: upgraded(shell, FLEXIBLE, "1.3.0"))
+    until(lambda: upgraded(shell, FLEXIBLE, "1.3.0"), every_s=3)
     assert site.ready(name).endswith(" boots=1")
 
 

@@ -32,13 +32,14 @@ EXPECTED = """
 account list|account list-locations|account show|disk create|disk delete|disk grant-access|disk list
 disk revoke-access|disk show|env|feature list|feature register|feature show|group create|group delete
 group exists|group list|group show|image create|image delete|image import|image list|image show
-key rotate|plan|sig image-version export
+key rotate|plan|sig image-version export|principal add
 provider list|provider register|provider show|replica list|serve|sig create|sig delete
 sig image-definition create|sig image-definition delete|sig image-definition list
 sig image-definition show|sig image-definition update|sig image-version create|sig image-version delete
 sig image-version list|sig image-version show|sig image-version update|sig image-version wait|sig list
 sig show|sig update|snapshot create|snapshot delete|snapshot list|snapshot show|store collect|store stats
-store verify|vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
+store verify|subscription create|subscription list|tenant create|tenant list
+vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize
 vm get-instance-view|vm run-command invoke
 vm list|vm show|vm start|vm stop|vmss create|vmss deallocate|vmss delete|vmss delete-instances|vmss list
 vmss list-instances|vmss reimage|vmss restart|vmss scale|vmss show|vmss start|vmss stop

@@ -63,7 +63,8 @@ class BootDiagnosticsEndpoint:
         name, file = request.path_params["name"], request.path_params["file"]
         end, given = request.query_params.get("se", ""), request.query_params.get("sig", "")
         if (
-            not re.fullmatch("[0-9]{1,12}", end)
+            len(request.query_params.multi_items()) != len(request.query_params)
+            or not re.fullmatch("[0-9]{1,12}", end)
             or int(end) < time.time()
             or not hmac.compare_digest(
                 _signature(self._services, name, file, int(end)).encode(), given.encode()

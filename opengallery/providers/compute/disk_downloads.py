@@ -8,7 +8,6 @@ Source: Blob service REST API, version 2021-12-02.
 
 import base64
 import hashlib
-import hmac
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TypeVar
-from urllib.parse import urlencode
 
 import structlog
 from anyio import to_thread
@@ -28,12 +26,12 @@ from starlette.routing import Route
 
 from opengallery.arm.resources import resources
 from opengallery.arm.services import Services
-from opengallery.database import now
 from opengallery.imagestore import CorruptBlock, ImageNotFound, ImageStoreError
 from opengallery.imagestore.reader import ImageReader
 from opengallery.imagestore.vhd import FOOTER_BYTES, fixed_footer
-from opengallery.providers.compute.page_blobs import PAGE_BYTES, BlobError, requested_range, signature
+from opengallery.providers.compute.page_blobs import PAGE_BYTES, BlobError, requested_range
 from opengallery.providers.compute.replicas import complete
+from opengallery.providers.compute.signed_urls import allows
 from opengallery.replication import workflows
 from opengallery.replication.progress import Replica
 
@@ -45,19 +43,6 @@ GAP_BYTES = 64 << 10
 
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
-
-
-def download_url(base_url: str, download_id: str, key: str, until: datetime) -> str:
-    """The URL that may read one disk until a time."""
-    end = until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    query = {
-        "sv": "2021-12-02",
-        "sr": "b",
-        "sp": RIGHTS,
-        "se": end,
-        "sig": signature(key, download_id, RIGHTS, end),
-    }
-    return f"{base_url}/downloads/{download_id}/disk.vhd?{urlencode(query)}"
 
 
 @dataclass(frozen=True)
@@ -217,13 +202,6 @@ class DownloadEndpoint:
     def _authorized(self, request: Request) -> _Disk:
         """The disk, if the signature allows it. Raises 403 for every other case alike."""
         download_id = request.path_params["download_id"]
-        query = request.query_params
-        end, rights, given = query.get("se", ""), query.get("sp", ""), query.get("sig", "")
-        refusal = BlobError(
-            403,
-            "AuthenticationFailed",
-            "The signature is wrong, expired or revoked. Get a new URL by 'az disk grant-access'.",
-        )
         columns = resources.c
         wanted = select(columns.key, columns.location, columns.private).where(
             columns.type.in_(("microsoft.compute/disks", "microsoft.compute/snapshots")),
@@ -232,12 +210,12 @@ class DownloadEndpoint:
         with self._services.database.read() as connection:
             row = connection.execute(wanted).first()
             key = row.private.get("downloadKey") if row else None
-            if row is None or key is None:
-                raise refusal
-            if not hmac.compare_digest(signature(key, download_id, rights, end).encode(), given.encode()):
-                raise refusal
-            if datetime.strptime(end, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) <= now():
-                raise refusal
+            if row is None or not allows(request, download_id, key, RIGHTS):
+                raise BlobError(
+                    403,
+                    "AuthenticationFailed",
+                    "The signature is wrong, expired or revoked. Get a new URL by 'az disk grant-access'.",
+                )
             found = complete(connection, row.key, row.location)
         if not found:
             raise BlobError(404, "BlobNotFound", "The disk holds no image any more.")

@@ -29,9 +29,11 @@ from opengallery.imagestore import UnusableImage
 from opengallery.imagestore.formats import open_fixed_vhd
 from opengallery.providers.compute import COMPUTE_NAME, DISK_VERSIONS, disk_origins, sources
 from opengallery.providers.compute.checksums import check_file, wanted_sha256
-from opengallery.providers.compute.disk_downloads import download_url
-from opengallery.providers.compute.page_blobs import new_key, sas_url, settled
+from opengallery.providers.compute.disk_downloads import RIGHTS as READING
+from opengallery.providers.compute.page_blobs import RIGHTS as WRITING
+from opengallery.providers.compute.page_blobs import settled
 from opengallery.providers.compute.replicas import complete
+from opengallery.providers.compute.signed_urls import new_key, signed_url
 from opengallery.replication import workflows
 
 MIB = 1024**2
@@ -167,9 +169,9 @@ def _grant_once(work: Work) -> dict[str, str]:
     if access.access == "Read":
         download_id = str(uuid.uuid4())
         work.change_private(downloadId=download_id, downloadKey=key, downloadGranted=now().isoformat())
-        return {"accessSAS": download_url(base, download_id, key, until)}
+        return {"accessSAS": signed_url(base, "downloads", download_id, key, READING, until)}
     work.change_private(uploadKey=key)
-    return {"accessSAS": sas_url(base, disk.private["uploadId"], key, until)}
+    return {"accessSAS": signed_url(base, "uploads", disk.private["uploadId"], key, WRITING, until)}
 
 
 def check_upload(services: Services, disk: Resource) -> None:

@@ -1,25 +1,20 @@
 """Page blobs: what answers the SAS URL of a disk that waits for its bytes.
 
 The part of the Blob service that azure-storage-blob's `PageBlobClient` uses: Put Page (update and clear),
-Get Blob by range, Get Blob Properties, Get Page Ranges. A signature is bound to one upload, one right
-and one time, and ends with the key that `endGetAccess` takes away. What is answered is on disk (fdatasync).
+Get Blob by range, Get Blob Properties, Get Page Ranges. The URL is signed (signed_urls.py), and ends with the
+key that `endGetAccess` takes away. What is answered is on disk (fdatasync).
 Source: Blob service REST API, version 2021-12-02.
 """
 
-import base64
 import ctypes
 import errno
 import fcntl
-import hashlib
-import hmac
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
-from urllib.parse import urlencode
 
 from anyio import to_thread
 from sqlalchemy import select
@@ -29,8 +24,9 @@ from starlette.routing import Route
 
 from opengallery.arm.resources import resources
 from opengallery.arm.services import Services
-from opengallery.database import now
+from opengallery.providers.compute.signed_urls import allows
 
+RIGHTS = "rw"
 PAGE_BYTES = 512
 PUT_LIMIT_BYTES = 4 * 1024 * 1024
 _READ_LIMIT_BYTES = 32 * 1024 * 1024
@@ -55,30 +51,6 @@ class BlobError(Exception):
         return Response(f"{content}</Message></Error>", self.status, headers, "application/xml")
 
 
-def new_key() -> str:
-    """A key that signs the URLs of one grant."""
-    return secrets.token_hex(32)
-
-
-def sas_url(base_url: str, upload_id: str, key: str, until: datetime) -> str:
-    """The URL that may read and write one upload until a time."""
-    end = until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    query = {
-        "sv": "2021-12-02",
-        "sr": "b",
-        "sp": "rw",
-        "se": end,
-        "sig": signature(key, upload_id, "rw", end),
-    }
-    return f"{base_url}/uploads/{upload_id}/disk.vhd?{urlencode(query)}"
-
-
-def signature(key: str, upload_id: str, rights: str, end: str) -> str:
-    """What signs a URL: bound to one upload (or download), its rights and its end."""
-    text = "\n".join((upload_id, rights, end)).encode()
-    return base64.b64encode(hmac.new(bytes.fromhex(key), text, hashlib.sha256).digest()).decode()
-
-
 def settled(path: Path) -> None:
     """Return when no write is under way any more: call it after the key was taken away."""
     with path.open("rb") as file:
@@ -98,6 +70,8 @@ class PageBlobEndpoint:
     async def answer(self, request: Request) -> Response:
         """Answer one request; a refusal becomes the Blob service's XML error."""
         try:
+            # First: only who may write has the server hold his bytes.
+            await to_thread.run_sync(self._authorized, request)
             body = await _read_body(request)
             return await to_thread.run_sync(self._answer, request, body)
         except BlobError as error:
@@ -134,20 +108,13 @@ class PageBlobEndpoint:
     def _authorized(self, request: Request) -> Path:
         """The upload's file, if the signature allows it. Raises 403 for every other case alike."""
         upload_id = request.path_params["upload_id"]
-        query = request.query_params
-        end, rights, given = query.get("se", ""), query.get("sp", ""), query.get("sig", "")
-        refusal = BlobError(
-            403,
-            "AuthenticationFailed",
-            "The signature is wrong, expired or revoked. Get a new URL by 'az disk grant-access'.",
-        )
-        key = self._key(upload_id)
-        if key is None or not hmac.compare_digest(
-            signature(key, upload_id, rights, end).encode(), given.encode()
-        ):
-            raise refusal
-        if datetime.strptime(end, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) <= now():
-            raise refusal
+        right = "w" if request.method == "PUT" else "r"
+        if not allows(request, upload_id, self._key(upload_id), right):
+            raise BlobError(
+                403,
+                "AuthenticationFailed",
+                "The signature is wrong, expired or revoked. Get a new URL by 'az disk grant-access'.",
+            )
         return self._services.settings.data / "uploads" / f"{upload_id}.vhd"
 
     def _key(self, upload_id: str) -> str | None:
