@@ -37,6 +37,7 @@ from opengallery.hypervisors import trace
 from opengallery.hypervisors.machine import Hypervisor, HypervisorError
 from opengallery.hypervisors.qemu import Qemu
 from opengallery.hypervisors.replay import Replay
+from opengallery.identity import refresh_tokens
 from opengallery.identity.client_secrets import SecretChecker
 from opengallery.identity.environment import record_endpoint
 from opengallery.identity.external_http import external_routes
@@ -180,13 +181,16 @@ class _SignIn:
 def _sign_in(services: Services, first: FirstStart) -> _SignIn:
     """By the own directory, or by an external issuer that takes its place. Raises `SettingsError`."""
     settings, database = services.settings, services.database
-    keys = SigningKeys.open(IdentityFolder(settings.data))
+    folder = IdentityFolder(settings.data)
+    keys = SigningKeys.open(folder)
     tokens = Tokens(database, keys, settings.endpoint)
     if settings.identity.issuer is None:
         checker = SecretChecker()
         routes = [
-            *identity_routes(settings.endpoint, database, keys, tokens, checker),
-            *GraphEndpoint(settings.endpoint, database, tokens, checker, _may_administer).routes(),
+            *identity_routes(settings.endpoint, database, keys, tokens, checker, folder),
+            *GraphEndpoint(
+                settings.endpoint, database, tokens, checker, _may_administer, refresh_tokens.end_all
+            ).routes(),
         ]
         return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
     try:
