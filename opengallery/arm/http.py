@@ -14,10 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from opengallery.activity_log.events import Origin
-from opengallery.arm import auditing, embedded, handling, listing, operation_names, operations
-from opengallery.arm.access import Assigned
+from opengallery.arm import auditing, embedded, extensions, handling, listing, operation_names, operations
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError, resource_group_not_found
+from opengallery.arm.errors import ArmError
 from opengallery.arm.handling import Answer
 from opengallery.arm.request_body import LIMIT_BYTES, read_body
 from opengallery.arm.resource_id import RESOURCE_GROUPS, MalformedId, ResourceId, ResourcePath, is_segment
@@ -148,6 +147,8 @@ class ArmEndpoint:
         version = call.query.get("api-version")
         if not all(is_segment(segment) for segment in segments):
             raise _no_resource(path)
+        if (extension := extensions.find(self._registry, method, path)) is not None:
+            return extensions.answer(call, extension, body, version)
         for route in self._registry.routes:
             parameters = route.match(method, path)
             if parameters is not None:
@@ -278,7 +279,7 @@ def _answer_operation(
     resource_id = ResourceId.parse(operation.resource_id) if operation else ResourceId(subscription)
     declared = call.registry.find(resource_id.type)
     is_own = operation is not None and operation.principal["object_id"] == call.principal.object_id
-    if not is_own and not (declared and call.may(f"{declared.type}/read", resource_id)):
+    if not is_own and not (declared and call.may(declared.permission("read"), resource_id)):
         # The same for one that isn't there, which would tell that from one that is.
         call.authorize(f"{namespace or 'Microsoft.Resources'}/operations/read", ResourceId(subscription))
     if (
@@ -315,13 +316,9 @@ def _answer_route(
     scope = ResourceId(subscription, parameters.get("group"))
     # A route without a permission asks for one itself; before that, nobody learns what there is.
     if route.permission:
-        below = route.is_for_any_below and Assigned(call.connection, call.principal).below(scope)
-        if not below:
+        if not (route.is_for_any_below and call.assigned.below(scope)):
             call.authorize(route.permission, scope)
-        if subscription:
-            handling.require_scope(call, scope)
-        if scope.resource_group and call.get(scope) is None:
-            raise resource_group_not_found(scope.resource_group)
+        extensions.require_group(call, scope)
     found = route.run(call, parameters, body)
     return found if isinstance(found, Answer) else Answer(200, found)
 

@@ -7,14 +7,18 @@ from starlette.requests import Request
 
 from opengallery.activity_log.events import FAILED, Caller, Event, Origin
 from opengallery.identity.directory import as_id
+from opengallery.identity.refusals import SignInError
 
 OPERATION = "Microsoft.AadIam/signIns/action"
 
 
-def record_refusal(request: Request, status: int, code: int, client_id: str = "") -> None:
-    """Tell the activity log that a sign-in was refused, with Entra's `code` (AADSTS). Never waits."""
+_STILL_WAITING = ("authorization_pending", "slow_down")
+
+
+def record_refusal(request: Request, refusal: SignInError, client_id: str = "") -> None:
+    """Tell the activity log that a sign-in was refused. Never waits; a device that asks again is no refusal."""
     activity_log = getattr(request.app.state, "activity_log", None)
-    if activity_log is None:
+    if activity_log is None or refusal.error in _STILL_WAITING:
         return
     app_id = as_id(client_id) or None
     activity_log.offer(
@@ -29,7 +33,7 @@ def record_refusal(request: Request, status: int, code: int, client_id: str = ""
             ),
             tenant_id=as_id(str(request.path_params.get("tenant", ""))),
             method=request.method,
-            status_code=status,
-            error_code=f"AADSTS{code}",
+            status_code=refusal.status,
+            error_code=f"AADSTS{refusal.code}",
         )
     )

@@ -148,8 +148,9 @@ def test_what_a_deployment_and_a_groups_end_do_is_recorded_in_their_callers_name
 
 def test_a_part_of_a_deployment_that_is_denied_is_recorded(api: Api, newcomer: Newcomer) -> None:
     group, correlation_id = api.group("audited"), str(uuid.uuid4())
-    deployer = access.Role(access.CONTRIBUTOR.id, "x", ())
-    worker = newcomer((deployer, full_id(api, f"{group}/providers/Microsoft.Resources/deployments/d")))
+    worker = newcomer(
+        (access.CONTRIBUTOR, full_id(api, f"{group}/providers/Microsoft.Resources/deployments/d"))
+    )
     resource = {"apiVersion": "2024-03-03", "type": "Microsoft.Compute/galleries", "location": REGION}
     template = {
         "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",

@@ -165,6 +165,13 @@ class Walked:
             yield from self._of_type(declared)
         for route in self.registry.routes:
             yield from self._every_verb(self.filled(route.path), route.api_versions[0])
+        group = ResourceId(self.subscription, THERE)
+        gallery = self.id_of(self.registry.require("Microsoft.Compute/galleries", None))
+        for extension in self.registry.extensions:
+            for scope in ("", ResourceId(self.subscription), group, gallery):
+                yield from self._every_verb(
+                    f"{scope}{self.filled(extension.path)}", extension.api_versions[0]
+                )
         for kind in ("operations", "operationResults", "operationStatuses"):
             for place in ("", "/providers/Microsoft.Compute/locations/global"):
                 path = f"/subscriptions/{self.subscription}{place}/{kind}/{self.operation_id}"

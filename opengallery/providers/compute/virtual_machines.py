@@ -140,7 +140,9 @@ def check(
             _image(call, new)  # not made yet: what it was to be made from may be shared no more
     hide_password(new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
-        found = call.linked(nic["id"], "properties.networkProfile.networkInterfaces", _NIC)
+        found = call.linked(
+            nic["id"], "properties.networkProfile.networkInterfaces", _NIC, action="join/action"
+        )
         holder = found.properties.get("virtualMachine", {}).get("id", str(new.id))
         if holder.lower() != new.key and call.get(holder) is not None:
             raise ArmError(

@@ -10,7 +10,6 @@ from typing import Any
 
 from opengallery.activity_log.search import Place, Search, page
 from opengallery.arm import handling, paging
-from opengallery.arm.access import Assigned
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.listing import readable_below
@@ -26,7 +25,7 @@ _VALUES = "/providers/Microsoft.Insights/eventtypes/management/values"
 
 def _of_subscription(call: Call, parameters: dict[str, str], _body: dict[str, Any]) -> dict[str, Any]:
     scope = ResourceId(parameters["subscription"])
-    below = readable_below(call, Assigned(call.connection, call.principal), _READ, scope)
+    below = readable_below(call, call.assigned, _READ, scope)
     handling.require_scope(call, scope)
     if below is not None:
         below = [key for key in below if call.may(_READ, ResourceId.parse(key))]
