@@ -30,7 +30,7 @@ from .forward import https_port_led_to
 from .running import ROOT, Server, Shell
 
 HERE = Path(__file__).parent
-USER, PASSWORD = "bob@local", "correct horse battery staple"
+USER, PASSWORD = "kim@local", "correct horse battery staple"
 
 
 @dataclass
@@ -81,7 +81,7 @@ def people(server: Server, shell: Shell, signed_in: None) -> Iterator[People]:
 
 
 @pytest.fixture(scope="module")
-def bob(people: People) -> str:
+def kim(people: People) -> str:
     return people.add_user(USER, PASSWORD)
 
 
@@ -100,7 +100,7 @@ def certificate(people: People, tmp_path_factory: pytest.TempPathFactory) -> tup
     )
     path = tmp_path_factory.mktemp("certificate") / "robot.pem"
     path.write_bytes(private + pem)
-    app_id = people.add_application("robot", {})
+    app_id = people.add_application("certified", {})
     row = {"app_id": app_id, "key_id": str(uuid4()), "pem": pem.decode()}
     thumbprint = made.fingerprint(hashes.SHA256()).hex()
     with people.database.write() as connection:
@@ -153,7 +153,7 @@ def test_a_service_principal_signs_in_by_certificate(
 
 
 def test_a_user_signs_in_by_password_and_is_refreshed_until_disabled(
-    own_shell: Shell, people: People, bob: str, https_port: None
+    shell: Shell, own_shell: Shell, people: People, kim: str, https_port: None
 ) -> None:
     message = own_shell.refused("login", "-u", USER, "-p", "wrong")
     assert "AADSTS50126" in message
@@ -173,28 +173,33 @@ def test_a_user_signs_in_by_password_and_is_refreshed_until_disabled(
     assert first != second
     expire()
     with people.database.write() as connection:
-        set_enabled(connection, bob, False)
+        set_enabled(connection, kim, False)
     assert "AADSTS50057" in own_shell.refused("account", "get-access-token")
     with people.database.write() as connection:
-        set_enabled(connection, bob, True)
+        set_enabled(connection, kim, True)
     expire()
     own_shell.az("account", "get-access-token")
     expire()
     with people.database.write() as connection:
         connection.execute(
-            update(users).where(users.c.object_id == bob).values(password_hash=hash_secret(PASSWORD))
+            update(users).where(users.c.object_id == kim).values(password_hash=hash_secret(PASSWORD))
         )
     assert "AADSTS50173" in own_shell.refused("account", "get-access-token")
+    own_shell.az("login", "-u", USER, "-p", PASSWORD)
+    shell.az("ad", "user", "update", "--id", kim, "--account-enabled", "false")
+    expire()
+    assert "AADSTS" in own_shell.refused("account", "get-access-token")
+    shell.az("ad", "user", "update", "--id", kim, "--account-enabled", "true")
 
 
-def test_the_command_signs_a_user_in(own_shell: Shell, bob: str) -> None:
+def test_the_command_signs_a_user_in(own_shell: Shell, kim: str) -> None:
     del own_shell.environment["AZURE_CLIENT_SECRET"]
     own_shell.environment |= {"AZURE_USERNAME": USER, "AZURE_PASSWORD": PASSWORD}
     shown = own_shell.gallery("account", "list")
     assert [account["id"] for account in shown] == [own_shell.variables["AZURE_SUBSCRIPTION_ID"]]
 
 
-def test_a_user_signs_in_by_device_code(own_shell: Shell, people: People, bob: str) -> None:
+def test_a_user_signs_in_by_device_code(own_shell: Shell, people: People, kim: str) -> None:
     command = [str(ROOT / ".venv-az/bin/az"), "login", "--use-device-code", "-o", "none"]
     process = subprocess.Popen(command, env=own_shell.environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr
@@ -211,7 +216,7 @@ def test_a_user_signs_in_by_device_code(own_shell: Shell, people: People, bob: s
     signed_in_as(own_shell, people, USER)
 
 
-def test_a_user_signs_in_with_a_browser(own_shell: Shell, people: People, bob: str) -> None:
+def test_a_user_signs_in_with_a_browser(own_shell: Shell, people: People, kim: str) -> None:
     own_shell.az("login")
     signed_in_as(own_shell, people, USER)
     own_shell.az("account", "get-access-token", "--resource", "https://management.azure.com")
@@ -224,10 +229,10 @@ def test_a_user_signs_in_with_a_browser(own_shell: Shell, people: People, bob: s
 
 
 def test_the_credentials_of_the_sdk_sign_in(
-    own_shell: Shell, people: People, bob: str, certificate: tuple[Path, str], https_port: None
+    own_shell: Shell, people: People, kim: str, certificate: tuple[Path, str], https_port: None
 ) -> None:
     path, app_id = certificate
-    web = people.add_application("web", {"web": {"redirectUris": ["http://localhost/signed-in"]}})
+    web = people.add_application("sign-in web", {"web": {"redirectUris": ["http://localhost/signed-in"]}})
     row = {"app_id": web, "key_id": str(uuid4()), "hash": hash_secret("web secret")}
     with people.database.write() as connection:
         connection.execute(insert(client_secrets).values(row))
