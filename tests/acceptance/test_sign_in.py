@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from opengallery.arm import access
 from opengallery.database import Database, now
@@ -40,10 +40,13 @@ class People:
     database: Database
     tenant_id: str
     subscription_id: str
+    object_ids: list[str] = field(default_factory=list)
+    app_ids: list[str] = field(default_factory=list)
 
     def add(self, kind: str, **values: Any) -> str:
         """A principal that may read the subscription; its object id."""
         object_id = str(uuid4())
+        self.object_ids.append(object_id)
         row = {"object_id": object_id, "tenant_id": self.tenant_id, "kind": kind, "enabled": True, **values}
         with self.database.write() as connection:
             connection.execute(insert(principals).values(row))
@@ -65,6 +68,7 @@ class People:
     def add_application(self, name: str, details: dict[str, Any]) -> str:
         """An application with its service principal; its client id."""
         app_id = str(uuid4())
+        self.app_ids.append(app_id)
         self.add("ServicePrincipal", display_name=name, app_id=app_id)
         row = {"object_id": str(uuid4()), "app_id": app_id, "tenant_id": self.tenant_id, "display_name": name}
         with self.database.write() as connection:
@@ -76,7 +80,11 @@ class People:
 def people(server: Server, shell: Shell, signed_in: None) -> Iterator[People]:
     database = Database(f"sqlite:///{server.data / 'gallery.sqlite'}")
     names = shell.variables
-    yield People(database, names["AZURE_TENANT_ID"], names["AZURE_SUBSCRIPTION_ID"])
+    people = People(database, names["AZURE_TENANT_ID"], names["AZURE_SUBSCRIPTION_ID"])
+    yield people
+    with database.write() as connection:
+        connection.execute(delete(applications).where(applications.c.app_id.in_(people.app_ids)))
+        connection.execute(delete(principals).where(principals.c.object_id.in_(people.object_ids)))
     database.close()
 
 
