@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from opengallery.arm import access, operations
+from opengallery.arm import access, assignments, operations
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.resource_id import ResourceId
@@ -151,7 +151,7 @@ def build_application(services: Services) -> Starlette:
     settings = services.settings
     first = bootstrap(services.database, settings.data)
     with services.database.write() as connection:
-        access.assign(connection, first.object_id, access.OWNER, "/")
+        assignments.ensure_owner(connection, first.tenant_id, first.object_id)
     registry = load_registry()
     operations.bind(services, registry)
     workflows.bind(services.database, services.stores)

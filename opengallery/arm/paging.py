@@ -21,11 +21,15 @@ def page_size(call: Call) -> int:
 
 def after(call: Call) -> str:
     """The key of the last resource of the page before, by `$skiptoken`; empty on the first page."""
-    token = call.option("$skiptoken")
-    if not token:
+    return read_token(call.option("$skiptoken"))
+
+
+def read_token(text: str | None) -> str:
+    """The key in a token of ours; empty for none. Raises 400 for another text."""
+    if not text:
         return ""
     try:
-        key = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
+        key = base64.b64decode(text.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         key = ""
     if not key.isprintable() or not key.startswith("/"):
@@ -35,8 +39,13 @@ def after(call: Call) -> str:
     return key
 
 
+def token(key: str) -> str:
+    """The token of the page after the one that ends with `key`."""
+    return base64.urlsafe_b64encode(key.encode()).decode()
+
+
 def next_link(call: Call, path: str, last: str) -> str:
     """The URL of the page after the one that ends with the key `last`, of the list at `path`."""
     query = {name: value for name, value in call.query.items() if name.lower() != "$skiptoken"}
-    query["$skiptoken"] = base64.urlsafe_b64encode(last.encode()).decode()
+    query["$skiptoken"] = token(last)
     return f"{call.base_url}{quote(path)}?{urlencode(query, safe='$')}"

@@ -23,6 +23,7 @@ from opengallery.cli.options import (
     parse_id,
     resource_id,
 )
+from opengallery.cli.published import is_shared, member
 from opengallery.cli.single import add_action, add_delete, add_list, add_show, one_or_all
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ def create(
     if upload_type:
         creation: dict[str, Any] = {"createOption": "Upload", "uploadSizeBytes": upload_size_bytes}
     elif gallery_image_reference:
-        reference: dict[str, Any] = {
-            "id": str(parse_id(gallery_image_reference, "--gallery-image-reference"))
-        }
+        if not is_shared(gallery_image_reference):
+            parse_id(gallery_image_reference, "--gallery-image-reference")
+        reference: dict[str, Any] = {member(gallery_image_reference): gallery_image_reference}
         if gallery_image_reference_lun is not None:
             reference["lun"] = gallery_image_reference_lun
         creation = {"createOption": "FromImage", "galleryImageReference": reference}

@@ -25,6 +25,7 @@ from opengallery.cli.options import (
     resource_id,
 )
 from opengallery.cli.output import flatten
+from opengallery.cli.published import find_shared, is_shared, require_accepted
 from opengallery.cli.run_command import run_command
 from opengallery.cli.single import add_action, add_delete, one_or_all, scope
 
@@ -61,7 +62,8 @@ CREATE_COLUMNS = {
 }
 
 Image = Annotated[
-    str, typer.Option("--image", metavar="ID|NAME", help="Image version, definition or managed image.")
+    str,
+    typer.Option("--image", metavar="ID|NAME", help="Image version, definition, managed or shared image."),
 ]
 Username = Annotated[str | None, typer.Option("--admin-username", metavar="NAME", help="Who may sign on.")]
 Password = Annotated[str | None, typer.Option("--admin-password", help="Asked for, if one is needed.")]
@@ -82,6 +84,7 @@ OsDiskSize = Annotated[
     int | None, typer.Option("--os-disk-size-gb", min=1, metavar="GIB", help="A larger disk than the image.")
 ]
 StorageSku = Annotated[str | None, typer.Option("--storage-sku", metavar="SKU", help="Storage type.")]
+AcceptTerm = Annotated[bool, typer.Option("--accept-term", help="Accept the agreement of a community image.")]
 CustomData = Annotated[
     str | None, typer.Option("--custom-data", metavar="FILE|TEXT", help="Cloud-init user data.")
 ]
@@ -147,6 +150,7 @@ def create(
     public_ip_address: Annotated[
         str | None, typer.Option("--public-ip-address", metavar='""', help='"" for no public address.')
     ] = None,
+    accept_term: AcceptTerm = False,
     location: Location = None,
     tags: Tags = None,
     no_wait: NoWait = False,
@@ -157,12 +161,13 @@ def create(
     place = Place(
         arm.subscription, resource_group, location or arm.location(resource_group), parse_tags(tags) or {}
     )
-    reference, os_type, is_generalized = find_image(arm, resource_group, image)
+    require_accepted(arm, image, place.location, accept_term)
+    reference, os_type, is_generalized = find_image(arm, resource_group, image, place.location)
     properties: dict[str, Any] = {
         "hardwareProfile": {"vmSize": size},
         "storageProfile": {
             "osDisk": {**os_disk("fromImage", os_disk_size_gb, storage_sku), "name": None},
-            "imageReference": {"id": reference},
+            "imageReference": reference,
         },
     }
     if is_generalized:
@@ -267,10 +272,14 @@ def get_boot_log(
         sys.stdout.flush()
 
 
-def find_image(arm: "ArmClient", group: str, image: str) -> tuple[str, str, bool]:
-    """An image's id, its operating system, and whether machines from it get a user and a name."""
+def find_image(arm: "ArmClient", group: str, image: str, location: str) -> tuple[dict[str, str], str, bool]:
+    """The reference to an image, its operating system, and whether machines from it get a user and a name."""
     if not image.strip():
         raise Misuse("--image: give the id of an image version or definition, or a managed image.")
+    if is_shared(image):
+        reference, shared = find_shared(arm, image, location)
+        given = shared.get("properties") or {}
+        return reference, given.get("osType", "Linux"), given.get("osState") != "Specialized"
     identity = id_or_name(arm.subscription, group, IMAGES, image)
     kind = identity.type.lower()
     if kind in (VERSIONS, DEFINITIONS):
@@ -282,11 +291,15 @@ def find_image(arm: "ArmClient", group: str, image: str) -> tuple[str, str, bool
             arm.get(identity)
         elif not arm.list(definition, VERSIONS):
             raise CommandFailed(f"Image definition '{definition.name}' has no version.", code="ImageNotFound")
-        return str(identity), properties.get("osType", "Linux"), properties.get("osState") != "Specialized"
+        return (
+            {"id": str(identity)},
+            properties.get("osType", "Linux"),
+            properties.get("osState") != "Specialized",
+        )
     if kind == IMAGES.lower():
         profile = (arm.get(identity).get("properties") or {}).get("storageProfile") or {}
         disk = profile.get("osDisk") or {}
-        return str(identity), disk.get("osType", "Linux"), disk.get("osState") != "Specialized"
+        return {"id": str(identity)}, disk.get("osType", "Linux"), disk.get("osState") != "Specialized"
     raise Misuse(f"--image: '{image}' is neither an image version nor a definition nor a managed image.")
 
 

@@ -18,9 +18,11 @@ from opengallery.cli.options import (
     Tags,
     named,
 )
+from opengallery.cli.published import require_accepted
 from opengallery.cli.single import add_delete, add_list, add_show, one_or_all
 from opengallery.cli.vm import (
     DEFAULT_SIZE,
+    AcceptTerm,
     Authentication,
     CustomData,
     GenerateKeys,
@@ -94,6 +96,7 @@ def create(
         Literal["Manual", "Automatic", "Rolling"],
         typer.Option("--upgrade-policy-mode", case_sensitive=False, help="When machines follow the model."),
     ] = "Manual",
+    accept_term: AcceptTerm = False,
     location: Location = None,
     tags: Tags = None,
     no_wait: NoWait = False,
@@ -102,11 +105,12 @@ def create(
     place = Place(
         arm.subscription, resource_group, location or arm.location(resource_group), parse_tags(tags) or {}
     )
-    reference, os_type, is_generalized = find_image(arm, resource_group, image)
+    require_accepted(arm, image, place.location, accept_term)
+    reference, os_type, is_generalized = find_image(arm, resource_group, image, place.location)
     profile: dict[str, Any] = {
         "storageProfile": {
             "osDisk": os_disk("FromImage", os_disk_size_gb, storage_sku),
-            "imageReference": {"id": reference},
+            "imageReference": reference,
         },
     }
     if is_generalized:

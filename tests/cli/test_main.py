@@ -33,10 +33,17 @@ account list|account list-locations|account show|disk create|disk delete|disk gr
 disk revoke-access|disk show|env|feature list|feature register|feature show|group create|group delete
 group exists|group list|group show|image create|image delete|image import|image list|image show
 key rotate|plan|sig image-version export|principal add
-provider list|provider register|provider show|replica list|serve|sig create|sig delete
+provider list|provider register|provider show|replica list|role assignment create|role assignment delete
+role assignment list|role definition list|serve|sig create|sig delete
 sig image-definition create|sig image-definition delete|sig image-definition list
 sig image-definition show|sig image-definition update|sig image-version create|sig image-version delete
 sig image-version list|sig image-version show|sig image-version update|sig image-version wait|sig list
+sig list-shared|sig show-shared|sig list-community|sig show-community
+sig image-definition list-shared|sig image-definition show-shared
+sig image-definition list-community|sig image-definition show-community
+sig image-version list-shared|sig image-version show-shared
+sig image-version list-community|sig image-version show-community
+sig share add|sig share remove|sig share reset|sig share enable-community|sig share wait
 sig show|sig update|snapshot create|snapshot delete|snapshot list|snapshot show|store collect|store stats
 store verify|subscription create|subscription list|tenant create|tenant list
 vm boot-diagnostics get-boot-log|vm create|vm deallocate|vm delete|vm generalize

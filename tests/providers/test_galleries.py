@@ -31,9 +31,7 @@ def test_a_gallery_shows_its_unique_name(api: Api, gallery: str) -> None:
     assert found["location"] == REGION
     assert found["properties"]["description"] == "ours"
     assert found["properties"]["provisioningState"] == "Succeeded"
-    assert (
-        found["properties"]["identifier"]["uniqueName"] == f"{api.first.subscription_id}-My.Gallery_1".upper()
-    )
+    assert found["properties"]["identifier"]["uniqueName"] == f"{api.first.subscription_id}-MY.GALLERY_1"
     sent = {
         "location": REGION,
         "properties": {"identifier": {"uniqueName": "mine"}, "provisioningState": "Failed"},

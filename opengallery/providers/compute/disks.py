@@ -104,7 +104,7 @@ def _create(work: Work) -> None:
     if sources.machine_behind(disk) or work.step("lay out", _lay_out, work):
         return
     if not work.step("has image", sources.has_image, work):
-        sources.bring(work, disk_origins.source_key(disk))
+        disk_origins.bring(work)
 
 
 def _lay_out(work: Work) -> bool:

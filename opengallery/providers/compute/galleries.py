@@ -5,7 +5,7 @@ may be a source, as the announcement of 2018 says.
 Source: Compute Gallery REST API, api-version 2024-03-03.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -14,34 +14,10 @@ from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_type import Pattern, Properties, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.providers.compute import GALLERY_VERSIONS
+from opengallery.providers.compute.sharing import profile, updates
+from opengallery.providers.compute.sharing.shares import unique_name
 from opengallery.providers.features.registrations import is_registered
 from opengallery.regions import PREVIEW_SOURCE_REGIONS, REGIONS
-
-
-class SharingGroup(Properties, forbid_unknown_fields=True):
-    """Subscriptions or tenants that a gallery is shared with."""
-
-    type: str | None = None
-    ids: list[str] | None = None
-
-
-class CommunityGalleryInfo(Properties, forbid_unknown_fields=True):
-    """What a community gallery tells of itself."""
-
-    publisher_uri: str | None = None
-    publisher_contact: str | None = None
-    eula: str | None = None
-    public_name_prefix: str | None = None
-    community_gallery_enabled: bool | None = None
-    public_names: list[str] | None = None
-
-
-class SharingProfile(Properties, forbid_unknown_fields=True):
-    """With whom a gallery is shared."""
-
-    permissions: Literal["Private", "Groups", "Community"] | None = None
-    groups: list[SharingGroup] | None = None
-    community_gallery_info: CommunityGalleryInfo | None = None
 
 
 class SoftDeletePolicy(Properties, forbid_unknown_fields=True):
@@ -54,11 +30,12 @@ class GalleryProperties(Properties, forbid_unknown_fields=True):
     """What a gallery is created with."""
 
     description: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
-    sharing_profile: SharingProfile | None = None
+    sharing_profile: profile.SharingProfile | None = None
     soft_delete_policy: SoftDeletePolicy | None = None
 
 
 def _check(call: Call, new: Resource, old: Resource | None) -> None:
+    profile.check(call, new, old)
     if call.services.settings.profile != "preview" or old is not None:
         return
     subscription = new.id.subscription or ""
@@ -85,8 +62,8 @@ def require_source_region(call: Call, resource: Resource) -> None:
         )
 
 
-def _view(_call: Call, gallery: Resource) -> dict[str, Any]:
-    return {"identifier": {"uniqueName": f"{gallery.id.subscription}-{gallery.id.name}".upper()}}
+def _view(call: Call, gallery: Resource) -> dict[str, Any]:
+    return {"identifier": {"uniqueName": unique_name(gallery.id)}, **profile.view(call, gallery)}
 
 
 RESOURCE_TYPE = ResourceType(
@@ -99,6 +76,8 @@ RESOURCE_TYPE = ResourceType(
     ),
     read_only=frozenset({"identifier", "sharingStatus"}),
     check=_check,
+    before_delete=profile.refuse_while_shared,
     refuse_delete_with_children=True,
     view=_view,
+    actions={profile.SHARE: updates.ACTION},
 )

@@ -1,12 +1,12 @@
 """Image references: which image a machine's `storageProfile.imageReference` means, in its region.
 
-It names an image version, an image definition (its newest version there), or a managed image.
+It names an image version, an image definition (its newest version there), a managed image, or a version that is
+shared beside roles.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from opengallery.arm import resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.resources import CREATING, DELETING, Resource
@@ -14,12 +14,13 @@ from opengallery.providers.compute import (
     image_data_disks,
     image_definitions,
     image_versions,
+    latest_version,
     managed_images,
     replicas,
     version_sources,
 )
 from opengallery.providers.compute.image_data_disks import ImageDataDisk
-from opengallery.regions import REGIONS
+from opengallery.providers.compute.sharing import references
 
 TARGET = "imageReference"
 UNPUBLISHED = (CREATING, DELETING)
@@ -27,7 +28,10 @@ UNPUBLISHED = (CREATING, DELETING)
 
 @dataclass(frozen=True)
 class ReferredImage:
-    """The image a reference means: whose replicas to read, and what is on it."""
+    """The image a reference means: whose replicas to read, and what is on it.
+
+    `exact_id` names it as its user may see it; `owner` is a key that only this server knows of what is shared.
+    """
 
     owner: str
     exact_id: str
@@ -37,13 +41,19 @@ class ReferredImage:
     data_disks: tuple[ImageDataDisk, ...] = ()
 
 
-def refer(call: Call, reference: dict[str, Any], location: str) -> ReferredImage:
-    """Find the image. Raises 400, 403 or 404 as Azure does; 404 `GalleryImageNotFound` for another region."""
-    known = ("image", reference.get("id"), location)
-    return call.once(known, lambda: _find(call, reference, location))
+def refer(call: Call, reference: dict[str, Any], location: str, subscription: str) -> ReferredImage:
+    """Find the image for a machine of `subscription`.
+
+    Raises 400, 403 or 404 as Azure does; 404 `GalleryImageNotFound` for another region.
+    """
+    known = ("image", *(reference.get(name) for name in ("id", *references.MEMBERS)), location, subscription)
+    return call.once(known, lambda: _find(call, reference, location, subscription))
 
 
-def _find(call: Call, reference: dict[str, Any], location: str) -> ReferredImage:
+def _find(call: Call, reference: dict[str, Any], location: str, subscription: str) -> ReferredImage:
+    if references.is_shared(reference):
+        shared = references.find(call, reference, subscription, location, TARGET)
+        return _referred(call, shared.version, shared.exact_id, location)
     text = reference.get("id")
     if not text:
         raise invalid_parameter(
@@ -58,7 +68,10 @@ def _find(call: Call, reference: dict[str, Any], location: str) -> ReferredImage
         managed_images.RESOURCE_TYPE.type,
     )
     if found.id.type == image_definitions.RESOURCE_TYPE.type:
-        found = _latest(call, found, location)
+        latest = latest_version.find(call.connection, found, location)
+        if latest is None:
+            raise references.not_here(str(found.id), location, TARGET)
+        found = latest
     if found.state in UNPUBLISHED:
         raise ArmError(
             "OperationNotAllowed",
@@ -67,39 +80,18 @@ def _find(call: Call, reference: dict[str, Any], location: str) -> ReferredImage
             status=409,
         )
     if not image_data_disks.is_complete(call.connection, found, location):
-        raise _not_here(found, location)
+        raise references.not_here(str(found.id), location, TARGET)
+    return _referred(call, found, str(found.id), location)
+
+
+def _referred(call: Call, found: Resource, exact_id: str, location: str) -> ReferredImage:
     here = replicas.complete(call.connection, found.key, location)
     described = version_sources.described(call, found)
     return ReferredImage(
         found.key,
-        str(found.id),
+        exact_id,
         here[0].total_bytes,
         described["hyperVGeneration"] or "V1",
         described["osType"] or "Linux",
         image_data_disks.find(call.connection, found, location),
-    )
-
-
-def _latest(call: Call, definition: Resource, location: str) -> Resource:
-    """The highest version that is published, not excluded from latest, and has a replica in the region."""
-    candidates = [
-        version
-        for version in resources.children(call.connection, definition.id, image_versions.RESOURCE_TYPE.type)
-        if image_versions.is_published(version)
-        and not image_versions.is_excluded_from_latest(version, location)
-        and image_data_disks.is_complete(call.connection, version, location)
-    ]
-    if not candidates:
-        raise _not_here(definition, location)
-    return max(candidates, key=lambda version: image_versions.number(version.id.name))
-
-
-def _not_here(found: Resource, location: str) -> ArmError:
-    name = REGIONS[location].display_name
-    return ArmError(
-        "GalleryImageNotFound",
-        f"The gallery image {found.id} is not available in {location} region. Please contact image owner to "
-        f"replicate to this region ('{name}' as a target region), or change your requested region.",
-        target=TARGET,
-        status=404,
     )

@@ -16,6 +16,7 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resources import Resource
 from opengallery.database import now
 from opengallery.providers.compute.image_references import ReferredImage
+from opengallery.providers.compute.sharing.references import member_of
 from opengallery.providers.compute.sources import DISK
 
 DEFAULT_SKU = "Premium_LRS"
@@ -40,7 +41,7 @@ def add_os_disk(call: Call, machine: Resource, image: ReferredImage) -> None:
 def from_image(image: ReferredImage, **more: Any) -> dict[str, Any]:
     """The `creationData` of a disk that is made from an image; `more` names a data disk of it."""
     kind = "galleryImageReference" if "/galleries/" in image.owner else "imageReference"
-    return {"createOption": "FromImage", kind: {"id": image.exact_id, **more}}
+    return {"createOption": "FromImage", kind: {member_of(image.exact_id): image.exact_id, **more}}
 
 
 def add(

@@ -30,8 +30,9 @@ from opengallery.providers.compute import (
     run_command,
 )
 from opengallery.providers.compute.boot_diagnostics import boot_diagnostics
-from opengallery.providers.compute.image_references import refer
+from opengallery.providers.compute.image_references import ReferredImage, refer
 from opengallery.providers.compute.os_profiles import SECRETS, OsProfile, hide_password
+from opengallery.providers.compute.sharing.references import is_shared
 from opengallery.providers.compute.vm_sizes import SIZES, find_size, granted, view
 from opengallery.replication import placement
 
@@ -61,6 +62,8 @@ class ImageReference(Properties):
     """What the disk is made from."""
 
     id: str | None = None
+    shared_gallery_image_id: str | None = None
+    community_gallery_image_id: str | None = None
     publisher: str | None = None
     offer: str | None = None
     sku: str | None = None
@@ -112,7 +115,7 @@ def check(
                 "osProfile",
                 "A machine from a generalized image needs an osProfile: --admin-username, and a key.",
             )
-        image = refer(call, properties["storageProfile"]["imageReference"], new.location or "")
+        image = _image(call, new)
         properties["vmId"] = str(uuid.uuid4())
         properties["timeCreated"] = now().isoformat()
         properties["storageProfile"]["imageReference"]["exactVersion"] = image.exact_id.rsplit("/", 1)[-1]
@@ -133,9 +136,13 @@ def check(
         _take_over_secrets(call, new)
     else:
         machine_data_disks.keep(new, old)
+        if "power" not in old.private and is_shared(properties["storageProfile"]["imageReference"]):
+            _image(call, new)  # not made yet: what it was to be made from may be shared no more
     hide_password(new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
-        found = call.linked(nic["id"], "properties.networkProfile.networkInterfaces", _NIC)
+        found = call.linked(
+            nic["id"], "properties.networkProfile.networkInterfaces", _NIC, action="join/action"
+        )
         holder = found.properties.get("virtualMachine", {}).get("id", str(new.id))
         if holder.lower() != new.key and call.get(holder) is not None:
             raise ArmError(
@@ -145,6 +152,11 @@ def check(
                 status=409,
             )
         resources.change_properties(call.connection, found.key, virtualMachine={"id": str(new.id)})
+
+
+def _image(call: Call, machine: Resource) -> ReferredImage:
+    reference = machine.properties["storageProfile"]["imageReference"]
+    return refer(call, reference, machine.location or "", machine.id.subscription or "")
 
 
 def _take_over_secrets(call: Call, new: Resource) -> None:
@@ -324,6 +336,8 @@ RESOURCE_TYPE = ResourceType(
     immutable=frozenset(
         {
             "storageProfile.imageReference.id",
+            "storageProfile.imageReference.sharedGalleryImageId",
+            "storageProfile.imageReference.communityGalleryImageId",
             "osProfile.computerName",
             "osProfile.adminUsername",
             "virtualMachineScaleSet.id",

@@ -20,6 +20,7 @@ from opengallery.providers.compute.scale_sets import model
 from opengallery.providers.compute.scale_sets.members import TYPE, members
 from opengallery.providers.compute.scale_sets.rolling_upgrades import CANCELED, FAULTED, begin, upgrade_id
 from opengallery.providers.compute.scale_sets.upgrade_policy import is_automatic
+from opengallery.providers.compute.sharing import references
 
 INTERVAL_S = 3
 
@@ -59,8 +60,10 @@ def begin_due(services: Services) -> None:
 
 
 def _follows_versions(scale_set: Resource) -> bool:
-    """Whether the policy is automatic, and the model names an image definition: its latest version."""
+    """Whether the policy is automatic, and the model names an image's latest version: a definition, in most."""
     reference = scale_set.properties["virtualMachineProfile"]["storageProfile"]["imageReference"]
+    if references.is_shared(reference):
+        return is_automatic(scale_set) and references.follows_versions(reference)
     kind = ResourceId.parse(reference["id"]).type.lower()
     return is_automatic(scale_set) and kind == image_definitions.RESOURCE_TYPE.type.lower()
 
@@ -81,8 +84,9 @@ def _image_due(connection: Connection, scale_set: Resource) -> str | None:
 
 def _is_lower(machine: Resource, image: str) -> bool:
     """Whether the machine has a lower version of the same definition. (An upgrade never goes backwards.)"""
-    mine, wanted = ResourceId.parse(machine.private["image"]["exactId"]), ResourceId.parse(image)
-    return mine.parent == wanted.parent and number(mine.name) < number(wanted.name)
+    mine, _, here = machine.private["image"]["exactId"].rpartition("/")
+    wanted, _, there = image.rpartition("/")
+    return mine.lower() == wanted.lower() and number(here) < number(there)
 
 
 def _call(connection: Connection, scale_set: Resource) -> Call:

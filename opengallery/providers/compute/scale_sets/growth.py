@@ -46,6 +46,9 @@ def _plan(work: Work) -> dict[str, list[str]]:
     loose = [machine for machine in found if not _is_protected(machine)]
     surplus = loose[max(0, len(loose) + missing) :] if missing < 0 else []
     again = [machine.key for machine in found if "power" not in machine.private and machine not in surplus]
+    if again:
+        with work.services.database.read() as connection:
+            model.check_shared(work.call(connection), scale_set)
     return {"create": names, "delete": [machine.key for machine in surplus], "again": again}
 
 

@@ -16,6 +16,7 @@ from opengallery.providers.compute import machine_disks, virtual_machines
 from opengallery.providers.compute.image_references import refer
 from opengallery.providers.compute.os_profiles import SECRETS
 from opengallery.providers.compute.scale_sets.members import instance_id, is_flexible
+from opengallery.providers.compute.sharing import references
 
 _NIC = "Microsoft.Network/networkInterfaces"
 _DEFAULT_SIZE = "Standard_D2s_v5"
@@ -39,9 +40,20 @@ def image_now(call: Call, scale_set: Resource) -> str | None:
     """The exact id of the image that the model means today; None when there is none."""
     profile = scale_set.properties["virtualMachineProfile"]["storageProfile"]
     try:
-        return refer(call, profile["imageReference"], scale_set.location or "").exact_id
+        image = refer(
+            call, profile["imageReference"], scale_set.location or "", scale_set.id.subscription or ""
+        )
     except ArmError:
         return None
+    return image.exact_id
+
+
+def check_shared(call: Call, scale_set: Resource) -> None:
+    """Raise 404 when the model's image was shared beside roles, and is no more: instances that did not come up
+    with it don't come up now."""
+    reference = scale_set.properties["virtualMachineProfile"]["storageProfile"]["imageReference"]
+    if references.is_shared(reference):
+        refer(call, reference, scale_set.location or "", scale_set.id.subscription or "")
 
 
 def is_latest(scale_set: Resource, machine: Resource, image: str | None) -> bool:

@@ -1,0 +1,1 @@
+"""Galleries shared beside roles: directly with subscriptions and tenants, and with the community."""

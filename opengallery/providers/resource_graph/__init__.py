@@ -1,0 +1,1 @@
+"""`Microsoft.ResourceGraph`: the one query that az asks, for the community galleries."""
