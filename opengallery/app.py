@@ -27,7 +27,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from opengallery.activity_log.recorder import Recorder
 from opengallery.arm import access, assignments, operations
+from opengallery.arm.auditing import Placement
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.resource_id import ResourceId
@@ -130,7 +132,8 @@ def build_services(settings: Settings) -> Services:
     database.migrate()
     stores = Stores(settings, database)
     servers = ReplicaServers(settings, stores)
-    return Services(settings, database, stores, servers, _hypervisor(settings, stores))
+    activity_log = Recorder(database, settings.activity_log, Placement(settings.data))
+    return Services(settings, database, stores, servers, _hypervisor(settings, stores), activity_log)
 
 
 def _hypervisor(settings: Settings, stores: Stores) -> Hypervisor:
@@ -157,7 +160,7 @@ def build_application(services: Services) -> Starlette:
     workflows.bind(services.database, services.stores)
     sign_in = _sign_in(services, first)
     arm = ArmEndpoint(services, registry, sign_in.validate, sign_in.authorization_uri)
-    return Starlette(
+    application = Starlette(
         routes=[
             *sign_in.routes,
             *PageBlobEndpoint(services).routes(),
@@ -167,6 +170,8 @@ def build_application(services: Services) -> Starlette:
         ],
         exception_handlers={404: _unserved, 405: _unserved},
     )
+    application.state.activity_log = services.activity_log
+    return application
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,13 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
         routes = [
             *identity_routes(settings.endpoint, database, keys, tokens, checker, folder),
             *GraphEndpoint(
-                settings.endpoint, database, tokens, checker, _may_administer, refresh_tokens.end_all
+                settings.endpoint,
+                database,
+                tokens,
+                checker,
+                _may_administer,
+                refresh_tokens.end_all,
+                services.activity_log,
             ).routes(),
         ]
         return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
@@ -231,6 +242,7 @@ def start_work(services: Services) -> None:
     }
     DBOS(config=config)
     DBOS.launch()
+    services.activity_log.start()
     services.hypervisor.adopt()
     services.replica_servers.start(_read_stores(services))
     operations.resume(services)
@@ -281,6 +293,7 @@ def stop_work(services: Services) -> None:
         stack.callback(services.replica_servers.close, _kept_stores(services))
         stack.callback(services.hypervisor.close)
         stack.callback(services.replica_servers.record, services.database)
+        stack.callback(services.activity_log.close)
 
 
 async def _run(services: Services, application: Starlette) -> int:
