@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from opengallery.arm import access
 from opengallery.database import Database, now
@@ -30,7 +30,7 @@ from .forward import https_port_led_to
 from .running import ROOT, Server, Shell
 
 HERE = Path(__file__).parent
-USER, PASSWORD = "bob@local", "correct horse battery staple"
+USER, PASSWORD = "kim@local", "correct horse battery staple"
 
 
 @dataclass
@@ -40,10 +40,13 @@ class People:
     database: Database
     tenant_id: str
     subscription_id: str
+    object_ids: list[str] = field(default_factory=list)
+    app_ids: list[str] = field(default_factory=list)
 
     def add(self, kind: str, **values: Any) -> str:
         """A principal that may read the subscription; its object id."""
         object_id = str(uuid4())
+        self.object_ids.append(object_id)
         row = {"object_id": object_id, "tenant_id": self.tenant_id, "kind": kind, "enabled": True, **values}
         with self.database.write() as connection:
             connection.execute(insert(principals).values(row))
@@ -65,6 +68,7 @@ class People:
     def add_application(self, name: str, details: dict[str, Any]) -> str:
         """An application with its service principal; its client id."""
         app_id = str(uuid4())
+        self.app_ids.append(app_id)
         self.add("ServicePrincipal", display_name=name, app_id=app_id)
         row = {"object_id": str(uuid4()), "app_id": app_id, "tenant_id": self.tenant_id, "display_name": name}
         with self.database.write() as connection:
@@ -76,12 +80,16 @@ class People:
 def people(server: Server, shell: Shell, signed_in: None) -> Iterator[People]:
     database = Database(f"sqlite:///{server.data / 'gallery.sqlite'}")
     names = shell.variables
-    yield People(database, names["AZURE_TENANT_ID"], names["AZURE_SUBSCRIPTION_ID"])
+    people = People(database, names["AZURE_TENANT_ID"], names["AZURE_SUBSCRIPTION_ID"])
+    yield people
+    with database.write() as connection:
+        connection.execute(delete(applications).where(applications.c.app_id.in_(people.app_ids)))
+        connection.execute(delete(principals).where(principals.c.object_id.in_(people.object_ids)))
     database.close()
 
 
 @pytest.fixture(scope="module")
-def bob(people: People) -> str:
+def kim(people: People) -> str:
     return people.add_user(USER, PASSWORD)
 
 
@@ -100,7 +108,7 @@ def certificate(people: People, tmp_path_factory: pytest.TempPathFactory) -> tup
     )
     path = tmp_path_factory.mktemp("certificate") / "robot.pem"
     path.write_bytes(private + pem)
-    app_id = people.add_application("robot", {})
+    app_id = people.add_application("certified", {})
     row = {"app_id": app_id, "key_id": str(uuid4()), "pem": pem.decode()}
     thumbprint = made.fingerprint(hashes.SHA256()).hex()
     with people.database.write() as connection:
@@ -153,7 +161,7 @@ def test_a_service_principal_signs_in_by_certificate(
 
 
 def test_a_user_signs_in_by_password_and_is_refreshed_until_disabled(
-    own_shell: Shell, people: People, bob: str, https_port: None
+    shell: Shell, own_shell: Shell, people: People, kim: str, https_port: None
 ) -> None:
     message = own_shell.refused("login", "-u", USER, "-p", "wrong")
     assert "AADSTS50126" in message
@@ -173,28 +181,33 @@ def test_a_user_signs_in_by_password_and_is_refreshed_until_disabled(
     assert first != second
     expire()
     with people.database.write() as connection:
-        set_enabled(connection, bob, False)
+        set_enabled(connection, kim, False)
     assert "AADSTS50057" in own_shell.refused("account", "get-access-token")
     with people.database.write() as connection:
-        set_enabled(connection, bob, True)
+        set_enabled(connection, kim, True)
     expire()
     own_shell.az("account", "get-access-token")
     expire()
     with people.database.write() as connection:
         connection.execute(
-            update(users).where(users.c.object_id == bob).values(password_hash=hash_secret(PASSWORD))
+            update(users).where(users.c.object_id == kim).values(password_hash=hash_secret(PASSWORD))
         )
     assert "AADSTS50173" in own_shell.refused("account", "get-access-token")
+    own_shell.az("login", "-u", USER, "-p", PASSWORD)
+    shell.az("ad", "user", "update", "--id", kim, "--account-enabled", "false")
+    expire()
+    assert "AADSTS" in own_shell.refused("account", "get-access-token")
+    shell.az("ad", "user", "update", "--id", kim, "--account-enabled", "true")
 
 
-def test_the_command_signs_a_user_in(own_shell: Shell, bob: str) -> None:
+def test_the_command_signs_a_user_in(own_shell: Shell, kim: str) -> None:
     del own_shell.environment["AZURE_CLIENT_SECRET"]
     own_shell.environment |= {"AZURE_USERNAME": USER, "AZURE_PASSWORD": PASSWORD}
     shown = own_shell.gallery("account", "list")
     assert [account["id"] for account in shown] == [own_shell.variables["AZURE_SUBSCRIPTION_ID"]]
 
 
-def test_a_user_signs_in_by_device_code(own_shell: Shell, people: People, bob: str) -> None:
+def test_a_user_signs_in_by_device_code(own_shell: Shell, people: People, kim: str) -> None:
     command = [str(ROOT / ".venv-az/bin/az"), "login", "--use-device-code", "-o", "none"]
     process = subprocess.Popen(command, env=own_shell.environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr
@@ -211,7 +224,7 @@ def test_a_user_signs_in_by_device_code(own_shell: Shell, people: People, bob: s
     signed_in_as(own_shell, people, USER)
 
 
-def test_a_user_signs_in_with_a_browser(own_shell: Shell, people: People, bob: str) -> None:
+def test_a_user_signs_in_with_a_browser(own_shell: Shell, people: People, kim: str) -> None:
     own_shell.az("login")
     signed_in_as(own_shell, people, USER)
     own_shell.az("account", "get-access-token", "--resource", "https://management.azure.com")
@@ -224,10 +237,10 @@ def test_a_user_signs_in_with_a_browser(own_shell: Shell, people: People, bob: s
 
 
 def test_the_credentials_of_the_sdk_sign_in(
-    own_shell: Shell, people: People, bob: str, certificate: tuple[Path, str], https_port: None
+    own_shell: Shell, people: People, kim: str, certificate: tuple[Path, str], https_port: None
 ) -> None:
     path, app_id = certificate
-    web = people.add_application("web", {"web": {"redirectUris": ["http://localhost/signed-in"]}})
+    web = people.add_application("sign-in web", {"web": {"redirectUris": ["http://localhost/signed-in"]}})
     row = {"app_id": web, "key_id": str(uuid4()), "hash": hash_secret("web secret")}
     with people.database.write() as connection:
         connection.execute(insert(client_secrets).values(row))
