@@ -34,11 +34,12 @@ class DeploymentProperties(Properties):
 
 def _check(call: Call, new: Resource, _old: Resource | None) -> None:
     given = {name: new.properties.pop(name, None) for name in ("template", "parameters")}
-    new.private = {
-        "sealed": seal(call.services.settings, given),
+    new.private = {"sealed": seal(call.services.settings, given)}
+    new.properties = {
+        "mode": new.properties["mode"].capitalize(),
+        "timestamp": now().isoformat(),
         "correlationId": call.origin.correlation_id,
     }
-    new.properties = {"mode": new.properties["mode"].capitalize(), "timestamp": now().isoformat()}
 
 
 def _scope(call: Call, deployment: ResourceId, mode: str) -> DeploymentScope:
@@ -177,7 +178,7 @@ def _shown(call: Call, name: str) -> dict[str, Any]:
 
 
 def _view(_call: Call, deployment: Resource) -> dict[str, Any]:
-    correlation_id = deployment.private.get("correlationId", deployment.etag)
+    correlation_id = deployment.properties.get("correlationId", deployment.etag)
     return {"correlationId": correlation_id, "providers": [], "dependencies": []}
 
 
