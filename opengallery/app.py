@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +56,8 @@ from opengallery.providers import load_registry
 from opengallery.providers.compute import failover, hydration, machines, network_changes, replicas
 from opengallery.providers.compute.boot_diagnostics import BootDiagnosticsEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
+from opengallery.providers.compute.metadata import streams as metadata_streams
+from opengallery.providers.compute.metadata.tokens import Issue
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
 from opengallery.providers.compute.scale_sets import automatic_upgrades
 from opengallery.regions import REGIONS
@@ -156,7 +159,7 @@ def build_application(services: Services) -> Starlette:
     workflows.bind(services.database, services.stores)
     sign_in = _sign_in(services, first)
     arm = ArmEndpoint(services, registry, sign_in.validate, sign_in.authorization_uri)
-    return Starlette(
+    application = Starlette(
         routes=[
             *sign_in.routes,
             *PageBlobEndpoint(services).routes(),
@@ -166,6 +169,8 @@ def build_application(services: Services) -> Starlette:
         ],
         exception_handlers={404: _unserved, 405: _unserved},
     )
+    application.state.issue = sign_in.issue
+    return application
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,7 @@ class _SignIn:
     validate: Callable[[str], Principal | Awaitable[Principal]]
     authorization_uri: str
     routes: list[Route]
+    issue: Issue | None  # for machines
 
 
 def _sign_in(services: Services, first: FirstStart) -> _SignIn:
@@ -188,7 +194,12 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
             *identity_routes(settings.endpoint, database, keys, tokens, checker),
             *GraphEndpoint(settings.endpoint, database, tokens, checker, _may_administer).routes(),
         ]
-        return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
+        return _SignIn(
+            tokens.validate,
+            f"{settings.endpoint}/{first.tenant_id}",
+            routes,
+            partial(tokens.issue, version="1.0"),
+        )
     try:
         issuer = Issuer(settings.identity.issuer, settings.identity.ca_file)
     except IssuerUnavailable as error:
@@ -199,7 +210,7 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
     external = ExternalTokens(database, issuer, settings.identity, settings.endpoint, first.tenant_id)
     discovery = Discovery(settings.endpoint, database, keys, tokens)
     routes = external_routes(settings.endpoint, discovery, issuer, settings.identity)
-    return _SignIn(external.authenticate, issuer.url, routes)
+    return _SignIn(external.authenticate, issuer.url, routes, None)
 
 
 def _may_administer(connection: Connection, principal: Principal) -> bool:
@@ -296,6 +307,9 @@ async def _run(services: Services, application: Starlette) -> int:
 
     listener = Listener(application, settings)
     start_work(services)
+    threading.Thread(
+        target=metadata_streams.watch, args=(services, application.state.issue), name="metadata", daemon=True
+    ).start()
     try:
         ended_in_order = await listener.run(ended, ready)
     finally:
