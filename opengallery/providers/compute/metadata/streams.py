@@ -9,6 +9,7 @@ import selectors
 import socket
 import time
 from dataclasses import replace
+from http import HTTPStatus
 
 import h11
 import structlog
@@ -177,7 +178,7 @@ def _written(parser: h11.Connection, answered: Answer) -> bytes:
         ("Connection", "close"),
     ]
     parts = (
-        h11.Response(status_code=answered.status, headers=headers),
+        h11.Response(status_code=answered.status, headers=headers, reason=HTTPStatus(answered.status).phrase),
         h11.Data(data=answered.body),
         h11.EndOfMessage(),
     )
