@@ -1,5 +1,6 @@
 """All benchmarks, one after the other: `make bench`."""
 
+import access
 import boot
 import cli_speed
 import control_plane
@@ -10,6 +11,8 @@ import storm
 from subject import ROOT
 
 cli_speed.main()
+print()
+access.main()
 print()
 publish.main(ROOT / ".cache/images")
 print()

@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from opengallery.arm import access, operations
+from opengallery.arm import access, assignments, operations
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.resource_id import ResourceId
@@ -38,6 +38,7 @@ from opengallery.hypervisors import trace
 from opengallery.hypervisors.machine import Hypervisor, HypervisorError
 from opengallery.hypervisors.qemu import Qemu
 from opengallery.hypervisors.replay import Replay
+from opengallery.identity import refresh_tokens
 from opengallery.identity.client_secrets import SecretChecker
 from opengallery.identity.environment import record_endpoint
 from opengallery.identity.external_http import external_routes
@@ -153,7 +154,7 @@ def build_application(services: Services) -> Starlette:
     settings = services.settings
     first = bootstrap(services.database, settings.data)
     with services.database.write() as connection:
-        access.assign(connection, first.object_id, access.OWNER, "/")
+        assignments.ensure_owner(connection, first.tenant_id, first.object_id)
     registry = load_registry()
     operations.bind(services, registry)
     workflows.bind(services.database, services.stores)
@@ -186,13 +187,16 @@ class _SignIn:
 def _sign_in(services: Services, first: FirstStart) -> _SignIn:
     """By the own directory, or by an external issuer that takes its place. Raises `SettingsError`."""
     settings, database = services.settings, services.database
-    keys = SigningKeys.open(IdentityFolder(settings.data))
+    folder = IdentityFolder(settings.data)
+    keys = SigningKeys.open(folder)
     tokens = Tokens(database, keys, settings.endpoint)
     if settings.identity.issuer is None:
         checker = SecretChecker()
         routes = [
-            *identity_routes(settings.endpoint, database, keys, tokens, checker),
-            *GraphEndpoint(settings.endpoint, database, tokens, checker, _may_administer).routes(),
+            *identity_routes(settings.endpoint, database, keys, tokens, checker, folder),
+            *GraphEndpoint(
+                settings.endpoint, database, tokens, checker, _may_administer, refresh_tokens.end_all
+            ).routes(),
         ]
         return _SignIn(
             tokens.validate,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from opengallery.arm import resources
 from opengallery.arm.access import Assigned
-from opengallery.arm.errors import ArmError, resource_not_found
+from opengallery.arm.errors import ArmError, resource_not_found, subscription_not_found
 from opengallery.arm.resource_id import MalformedId, ResourceId
 from opengallery.arm.resource_type import Registry
 from opengallery.arm.resources import Resource
@@ -29,6 +29,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     base_url: str = ""
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    _authorized: tuple[str, ResourceId] | None = field(default=None, repr=False)
 
     def once(self, name: Hashable, find: Callable[[], T]) -> T:
         """What `find` finds, asked once in this transaction: for what many resources of one batch need."""
@@ -59,14 +60,24 @@ class Call:
         if self.connection.dialect.name == "postgresql":
             self.connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
+    @property
+    def assigned(self) -> Assigned:
+        """What the caller's role assignments allow, as this transaction sees them."""
+        return self.once("assigned", lambda: Assigned(self.connection, self.principal))
+
     def may(self, action: str, scope: ResourceId) -> bool:
         """Whether the caller may take `action` at `scope`."""
-        assigned = self.once("assigned", lambda: Assigned(self.connection, self.principal))
-        return assigned.may(action, scope)
+        return self.assigned.may(action, scope)
 
     def authorize(self, action: str, scope: ResourceId) -> None:
-        """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`."""
+        """Raise 403 `AuthorizationFailed` unless the caller may take `action` at `scope`.
+
+        Who may do so in the whole tenant is told that a subscription is none of it: 404 `SubscriptionNotFound`.
+        """
+        self._authorized = (action, scope)
         if not self.may(action, scope):
+            if scope.subscription and self.may(action, ResourceId()):
+                raise subscription_not_found(scope.subscription)
             raise ArmError(
                 "AuthorizationFailed",
                 f"The client '{self.principal.app_id or self.principal.object_id}' with object id "
@@ -83,21 +94,30 @@ class Call:
         404 `NotFound` when it isn't there.
         """
         resource_id = parse_linked(text, target, *types)
-        action = f"{resource_id.type}/{action}"
-        if not self.may(action, resource_id):
-            raise ArmError(
-                "LinkedAuthorizationFailed",
-                f"The client '{self.principal.object_id}' needs permission to perform action '{action}' on the "
-                f"linked scope '{resource_id}'. Ask its owner for a role with that action there.",
-                target=target,
-                status=403,
-            )
+        self.authorize_linked(f"{resource_id.type}/{action}", resource_id, target)
         found = self.get(resource_id)
         if found is None:
             error = resource_not_found(resource_id)
             error.target = target
             raise error
         return found
+
+    def authorize_linked(self, action: str, scope: ResourceId, target: str) -> None:
+        """Raise 403 `LinkedAuthorizationFailed` unless the caller may take `action` on what a property names."""
+        if self.may(action, scope):
+            return
+        client = f"'{self.principal.app_id or self.principal.object_id}'"
+        own = "permission to perform the requested action"
+        if self._authorized is not None:
+            own = "permission to perform action '{}' on scope '{}'".format(*self._authorized)
+        raise ArmError(
+            "LinkedAuthorizationFailed",
+            f"The client {client} with object id '{self.principal.object_id}' has {own}; however, it does not have "
+            f"permission to perform action '{action}' on the linked scope(s) '{scope}' or the linked scope(s) are "
+            "invalid. Ask its owner for a role with that action there.",
+            target=target,
+            status=403,
+        )
 
 
 def parse_linked(text: str, target: str, *types: str) -> ResourceId:
@@ -111,10 +131,11 @@ def parse_linked(text: str, target: str, *types: str) -> ResourceId:
             "with '/subscriptions/{subscriptionId}' or '/providers/{resourceProviderNamespace}/'.",
             target=target,
         ) from error
-    if types and resource_id.type.lower() not in {kind.lower() for kind in types}:
+    known = {kind.lower(): kind for kind in types}
+    if types and resource_id.type.lower() not in known:
         raise ArmError(
             "InvalidParameter",
             f"'{text}' at '{target}' is a '{resource_id.type}'. Give the id of one of: {', '.join(types)}.",
             target=target,
         )
-    return resource_id
+    return resource_id.spelled_as(known[resource_id.type.lower()]) if types else resource_id

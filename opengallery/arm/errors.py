@@ -71,6 +71,16 @@ def resource_not_found(resource_id: ResourceId) -> ArmError:
     )
 
 
+def subscription_not_found(name: str) -> ArmError:
+    """404 for a subscription that isn't there, or is another tenant's."""
+    return ArmError(
+        "SubscriptionNotFound",
+        f"The subscription '{name}' could not be found. "
+        "List yours by 'az account list' and choose one by 'az account set'.",
+        status=404,
+    )
+
+
 def resource_group_not_found(name: str) -> ArmError:
     """404 for a resource group that isn't there."""
     return ArmError(

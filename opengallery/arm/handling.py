@@ -11,7 +11,12 @@ from sqlalchemy import Connection
 
 from opengallery.arm import operations, resources
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError, resource_group_not_found, resource_not_found
+from opengallery.arm.errors import (
+    ArmError,
+    resource_group_not_found,
+    resource_not_found,
+    subscription_not_found,
+)
 from opengallery.arm.merging import merge_patch, without_null_identities
 from opengallery.arm.resource_id import RESOURCE_GROUPS, ResourceId
 from opengallery.arm.resource_type import ResourceType
@@ -59,7 +64,7 @@ def view_embedded(resource: Resource, name: str, item: dict[str, Any]) -> dict[s
 def get(call: Call, declared: ResourceType, resource_id: ResourceId) -> Answer:
     """GET and HEAD of one resource: 200, or 404."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/read", resource_id)
+    call.authorize(declared.permission("read"), resource_id)
     require_scope(call, resource_id)
     found = call.get(resource_id)
     if found is None:
@@ -79,7 +84,7 @@ def put(
 
     `parent` is the id of the operation that asks for it, if one does."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/write", resource_id)
+    call.authorize(declared.permission("write"), resource_id)
     call.lock(resource_id.group.key)
     require_scope(call, resource_id)
     old = resources.get(call.connection, resource_id, lock=True)
@@ -133,7 +138,7 @@ def patch(
 
     Tags are replaced as a whole, as ARM does."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/write", resource_id)
+    call.authorize(declared.permission("write"), resource_id)
     call.lock(resource_id.group.key)
     old = resources.get(call.connection, resource_id, lock=True)
     if old is None:
@@ -153,7 +158,7 @@ def delete(
 
     Work that is still under way for it is canceled."""
     _require_place(declared, resource_id)
-    call.authorize(f"{declared.type}/delete", resource_id)
+    call.authorize(declared.permission("delete"), resource_id)
     call.lock(resource_id.group.key)
     require_scope(call, resource_id, group=False)
     old = resources.get(call.connection, resource_id, lock=True)
@@ -241,12 +246,7 @@ def require_scope(call: Call, resource_id: ResourceId, *, group: bool = True) ->
     if resource_id.subscription and (
         subscription is None or subscription.tenant_id != call.principal.tenant_id
     ):
-        raise ArmError(
-            "SubscriptionNotFound",
-            f"The subscription '{resource_id.subscription}' could not be found. "
-            "List yours by 'az account list' and choose one by 'az account set'.",
-            status=404,
-        )
+        raise subscription_not_found(resource_id.subscription)
     if (
         group
         and resource_id.resource_group

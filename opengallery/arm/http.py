@@ -14,10 +14,9 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from opengallery.arm import embedded, handling, listing, operations
-from opengallery.arm.access import Assigned
+from opengallery.arm import embedded, extensions, handling, listing, operations
 from opengallery.arm.call import Call
-from opengallery.arm.errors import ArmError, resource_group_not_found
+from opengallery.arm.errors import ArmError
 from opengallery.arm.handling import Answer
 from opengallery.arm.request_body import LIMIT_BYTES, read_body
 from opengallery.arm.resource_id import RESOURCE_GROUPS, MalformedId, ResourceId, ResourcePath, is_segment
@@ -133,6 +132,8 @@ class ArmEndpoint:
         version = call.query.get("api-version")
         if not all(is_segment(segment) for segment in segments):
             raise _no_resource(path)
+        if (extension := extensions.find(self._registry, method, path)) is not None:
+            return extensions.answer(call, extension, body, version)
         for route in self._registry.routes:
             parameters = route.match(method, path)
             if parameters is not None:
@@ -263,7 +264,7 @@ def _answer_operation(
     resource_id = ResourceId.parse(operation.resource_id) if operation else ResourceId(subscription)
     declared = call.registry.find(resource_id.type)
     is_own = operation is not None and operation.principal["object_id"] == call.principal.object_id
-    if not is_own and not (declared and call.may(f"{declared.type}/read", resource_id)):
+    if not is_own and not (declared and call.may(declared.permission("read"), resource_id)):
         # The same for one that isn't there, which would tell that from one that is.
         call.authorize(f"{namespace or 'Microsoft.Resources'}/operations/read", ResourceId(subscription))
     if (
@@ -298,14 +299,10 @@ def _answer_route(
     check_api_version(route, version, None)
     subscription = parameters.get("subscription")
     scope = ResourceId(subscription, parameters.get("group"))
-    if route.permission and not (
-        route.is_for_any_below and Assigned(call.connection, call.principal).below(scope)
-    ):
-        call.authorize(route.permission, scope)
-    if subscription:
-        handling.require_scope(call, scope)
-    if scope.resource_group and call.get(scope) is None:
-        raise resource_group_not_found(scope.resource_group)
+    if route.permission:
+        if not (route.is_for_any_below and call.assigned.below(scope)):
+            call.authorize(route.permission, scope)
+        extensions.require_group(call, scope)
     found = route.run(call, parameters, body)
     return found if isinstance(found, Answer) else Answer(200, found)
 

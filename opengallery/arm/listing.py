@@ -27,8 +27,8 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
             "The request did not have a subscription. Ask below /subscriptions/{subscription}.",
             status=404,
         )
-    assigned = Assigned(call.connection, call.principal)
-    below = _readable_below(call, assigned, f"{declared.type}/read" if declared else _READ_ALL, scope)
+    assigned = call.assigned
+    below = _readable_below(call, assigned, declared.permission("read") if declared else _READ_ALL, scope)
     require_scope(call, scope)
     if scope.namespace and call.get(scope) is None:
         raise resource_not_found(scope)
@@ -39,7 +39,7 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
     found: list[Resource] = []
     while len(found) <= size:
         rows = resources.page(call.connection, types, scope, after, size + 1, below)
-        found += [row for row in rows if assigned.may(f"{row.id.type}/read", row.id) and wanted.matches(row)]
+        found += [row for row in rows if _may_read(call, row) and wanted.matches(row)]
         if len(rows) <= size:
             break
         after = rows[-1].key
@@ -62,11 +62,16 @@ def list_embedded(call: Call, holder: ResourceType, parent: ResourceId, name: st
     return Answer(200, {"value": view(call, holder, found)["properties"][name]})
 
 
+def _may_read(call: Call, row: Resource) -> bool:
+    declared = call.registry.find(row.id.type)
+    return declared is not None and call.may(declared.permission("read"), row.id)
+
+
 def _readable_below(call: Call, assigned: Assigned, action: str, scope: ResourceId) -> list[str] | None:
     """None when all of the scope may be read, else where to look. Raises 403 when that is nowhere."""
+    below = assigned.below(scope)
     if assigned.may(action, scope):
         return None
-    below = assigned.below(scope)
     if not below:
         call.authorize(action, scope)
     return below

@@ -8,6 +8,7 @@ are no resource of a type (subscriptions' locations, feature registration).
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,6 +87,7 @@ class ResourceType:
     embedded                   lists in `properties` whose elements are resources too (a network's subnets)
     goes_with_parent           deleting what holds it deletes it too: nobody deletes it by itself before
     created_status             201, or what the type's clients want instead
+    permitted_as               the type as its actions name it, if they spell it otherwise
     stands_for(call, id)       the id of the resource that `id` is another name of; `id` itself for most
     view(call, it)             members added to `properties` in answers (read-only, computed)
     """
@@ -110,6 +112,7 @@ class ResourceType:
     keeps_unnamed: bool = False
     goes_with_parent: bool = False
     created_status: int = 201
+    permitted_as: str | None = None
     stands_for: "Callable[[Call, ResourceId], ResourceId] | None" = None
 
     @property
@@ -122,13 +125,18 @@ class ResourceType:
         """The type without its namespace: `galleries/images`."""
         return self.type.split("/", 1)[1]
 
+    def permission(self, verb: str) -> str:
+        """The action that `verb` (read, write, delete) takes: `Microsoft.Compute/galleries/read`."""
+        return f"{self.permitted_as or self.type}/{verb}"
+
 
 @dataclass(frozen=True)
 class Route:
     """A path that is no resource of a type: `/subscriptions/{subscription}/locations`.
 
     `run(call, parameters, body)` returns the answer's body. With `is_for_any_below`, whoever has a role
-    somewhere below the scope may ask too, as for what all of a subscription may use.
+    somewhere below the scope may ask too, as for what all of a subscription may use. Without a `permission` it
+    authorizes by itself, before all else: nothing has looked whether the subscription and the group are there.
     """
 
     method: str
@@ -147,12 +155,48 @@ class Route:
         return found.groupdict() if found else None
 
 
+@dataclass(frozen=True)
+class ExtensionRoute:
+    """A path below any scope: `{scope}/providers/Microsoft.Authorization/roleAssignments/{name}`.
+
+    `path` is what follows the scope. `run(call, scope, parameters, body)` returns the answer's body. The scope
+    is `/`, or the id of a subscription, a group or a resource; its subscription and its group are there.
+    """
+
+    method: str
+    path: str
+    api_versions: tuple[str, ...]
+    permission: str | None
+    run: "Callable[[Call, ResourceId, dict[str, str], dict[str, Any]], Any]"
+
+    @property
+    def type(self) -> str:
+        """`Microsoft.Authorization/roleAssignments`."""
+        return "/".join(self.path.split("/")[2:4])
+
+    def match(self, tail: str) -> dict[str, str] | None:
+        """The parameters of what follows a scope if this route serves it, else None."""
+        found = _compiled(self.path).fullmatch(tail)
+        return found.groupdict() if found else None
+
+
+@lru_cache
+def _compiled(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(path)), re.IGNORECASE)
+
+
 class Registry:
     """All resource types and routes of a server."""
 
-    def __init__(self, types: Iterable[ResourceType], routes: Iterable[Route]) -> None:
+    def __init__(
+        self,
+        types: Iterable[ResourceType],
+        routes: Iterable[Route],
+        extensions: Iterable[ExtensionRoute] = (),
+    ) -> None:
         self._types = {declared.type.lower(): declared for declared in types}
         self.routes = tuple(routes)
+        self.extensions = tuple(extensions)
 
     def find(self, resource_type: str) -> ResourceType | None:
         """The declaration of a type, in any case."""
@@ -209,12 +253,14 @@ def require_api_version(api_version: str | None, supported: Iterable[str] = ()) 
         )
 
 
-def check_api_version(declared: ResourceType | Route, api_version: str | None, location: str | None) -> None:
+def check_api_version(
+    declared: ResourceType | Route | ExtensionRoute, api_version: str | None, location: str | None
+) -> None:
     """Raise 400 when the api-version is missing, malformed, or not one of the type's."""
     require_api_version(api_version, declared.api_versions)
     if str(api_version).lower() in declared.api_versions:
         return
-    if isinstance(declared, Route):
+    if not isinstance(declared, ResourceType):
         raise ArmError(
             "InvalidApiVersionParameter",
             f"The api-version '{api_version}' is invalid. "

@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 
+from opengallery.arm import assignments
 from opengallery.arm.resource_id import ResourceId
 from opengallery.database import Json, UtcDateTime, metadata, now
 
@@ -167,7 +168,8 @@ def change_private(connection: Connection, key: str, **members: Any) -> None:
 
 
 def forget(connection: Connection, key: str) -> None:
-    """Delete the row and the rows of everything below it."""
+    """Delete the row and the rows of everything below it, with the roles that are assigned there."""
+    assignments.forget_scope(connection, key)
     connection.execute(
         delete(resources).where(
             (resources.c.key == key) | resources.c.key.startswith(key + "/", autoescape=True)

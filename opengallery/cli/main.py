@@ -25,6 +25,7 @@ NOUNS = {
     "provider": Noun("provider", "Resource providers of a subscription."),
     "feature": Noun("feature", "Preview features of a subscription."),
     "group": Noun("group", "Resource groups."),
+    "role": Noun("role", "Role assignments and definitions."),
     "sig": Noun("sig", "Galleries, image definitions and image versions."),
     "image": Noun("image", "Managed images; `image import` makes one of a file."),
     "disk": Noun("disk", "Managed disks."),

@@ -1,4 +1,4 @@
-"""Signing in: a token by client credentials, kept until it ends; or the one in GALLERY_ACCESS_TOKEN.
+"""Signing in: a token by client credentials or a user's password, or the one in GALLERY_ACCESS_TOKEN.
 
 The token endpoint is found as az finds it: the endpoint's `/metadata/endpoints` names the authority and
 the audience, the authority's OpenID configuration names the token endpoint. Tokens are kept in
@@ -22,42 +22,55 @@ from opengallery.cli.failure import CommandFailed
 # A token that ends sooner than this is not used: the command it is for may take a while.
 MARGIN_S = 120
 
+# Who signs in with a name and a password does so by the client of the Azure CLI, as with az.
+CLI_CLIENT = "04b07795-8ddb-461a-bbee-02f9e1bf7b46"
+
 # Sends a request without a token, and answers the body: (method, url, form) -> JSON.
 Ask = Callable[[str, str, dict[str, str] | None], Any]
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What `gallery env` puts into the environment."""
+    """What `gallery env` puts into the environment, or a user with AZURE_USERNAME and AZURE_PASSWORD.
+
+    `secret` is the application's, or the password of `username`.
+    """
 
     endpoint: str
     tenant: str
     client: str
     secret: str = field(repr=False)
+    username: str | None = None
     authority: str | None = None
     access_token: str | None = field(default=None, repr=False)
     config: Path = Path.home() / ".azure"
 
     @classmethod
     def from_environment(cls) -> "Credentials":
-        """Read the environment. Raises `CommandFailed` that says how to set it."""
+        """Read the environment. Raises `CommandFailed` that says how to set it.
+
+        A client secret goes before a password, as in the SDKs' EnvironmentCredential.
+        """
         access_token = os.environ.get("GALLERY_ACCESS_TOKEN", "").strip() or None
-        clients = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
-        names = ["GALLERY_ENDPOINT", *([] if access_token else clients)]
-        if missing := [name for name in names if not os.environ.get(name)]:
+        is_user = bool(os.environ.get("AZURE_USERNAME")) and not os.environ.get("AZURE_CLIENT_SECRET")
+        proof = (
+            ["AZURE_USERNAME", "AZURE_PASSWORD"] if is_user else ["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+        )
+        names = ["GALLERY_ENDPOINT", "AZURE_TENANT_ID", *proof]
+        needed = names[:1] if access_token else names
+        if missing := [name for name in needed if not os.environ.get(name)]:
             raise CommandFailed(
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. "
                 'Run: eval "$(gallery env --data DIR)"'
             )
-        endpoint, tenant, client, secret = (
-            os.environ.get(name, "") for name in ("GALLERY_ENDPOINT", *clients)
-        )
+        endpoint, tenant, name, secret = (os.environ.get(name, "") for name in names)
         config = os.environ.get("AZURE_CONFIG_DIR")
         return cls(
             endpoint=_checked_endpoint(endpoint),
             tenant=tenant,
-            client=client,
+            client=CLI_CLIENT if is_user else name,
             secret=secret,
+            username=name if is_user else None,
             authority=_url(os.environ.get("AZURE_AUTHORITY_HOST")),
             access_token=access_token,
             config=Path(config) if config else Path.home() / ".azure",
@@ -66,8 +79,26 @@ class Credentials:
     @property
     def key(self) -> str:
         """What a kept token is found by. It holds the secret's digest: a wrong secret finds nothing."""
-        parts = (self.endpoint, self.tenant, self.client, self.secret)
+        parts = [self.endpoint, self.tenant, self.client, self.secret]
+        if self.username is not None:
+            parts.append(self.username)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    @property
+    def form(self) -> dict[str, str]:
+        """What proves to the token endpoint who signs in."""
+        if self.username is None:
+            return {
+                "grant_type": "client_credentials",
+                "client_id": self.client,
+                "client_secret": self.secret,
+            }
+        return {
+            "grant_type": "password",
+            "client_id": self.client,
+            "username": self.username,
+            "password": self.secret,
+        }
 
 
 class SignIn:
@@ -105,12 +136,7 @@ class SignIn:
         answer = self._ask(
             "POST",
             issuer["token_endpoint"],
-            {
-                "grant_type": "client_credentials",
-                "client_id": credentials.client,
-                "client_secret": credentials.secret,
-                "scope": f"{login['audiences'][0].rstrip('/')}/.default",
-            },
+            {**credentials.form, "scope": f"{login['audiences'][0].rstrip('/')}/.default"},
         )
         token = str(answer["access_token"])
         self._keep({"token": token, "ends": time.time() + int(answer.get("expires_in", 300))})

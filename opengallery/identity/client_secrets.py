@@ -1,8 +1,8 @@
-"""Client secrets: hash them, and check what an application sends against the hashes.
+"""Client secrets and passwords: hash them, and check what was sent against the hashes.
 
 A check costs tens of milliseconds and 64 MiB by design (Argon2id). So only a few run at once, the
 queue before them is short, a success is remembered for some minutes (as a digest under a key that
-lives in this process), and an application that fails too often has to wait.
+lives in this process), and an account that fails too often has to wait, as has an address.
 """
 
 import hashlib
@@ -11,21 +11,24 @@ import secrets
 import string
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from opengallery.identity.applications import ClientSecret
+from opengallery.identity.failures import Failures
 
 CHECKS_AT_ONCE = 2
 CHECKS_WAITING_MAX = 32
 REMEMBER_S = 300.0
 REMEMBER_MAX = 1024
 FAILURES_MAX = 20
+ADDRESS_FAILURES_MAX = 200
 FAILURES_WINDOW_S = 60.0
 SECRET_LENGTH_MAX = 1024
 
@@ -38,8 +41,33 @@ _hasher = PasswordHasher()
 _hashing = threading.BoundedSemaphore(CHECKS_AT_ONCE)
 
 
+class KeptSecret(Protocol):
+    """A secret as it is kept: its Argon2 hash."""
+
+    @property
+    def key_id(self) -> str:
+        """Which of the account's secrets it is."""
+
+    @property
+    def hash(self) -> str:
+        """The Argon2 hash."""
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Password:
+    """A user's password as it is kept. It does not expire."""
+
+    key_id: str
+    hash: str
+    has_expired: bool = False
+
+
 class WrongSecret(Exception):
-    """The secret is none of the application's."""
+    """The secret is none of the account's."""
 
 
 class ExpiredSecret(Exception):
@@ -53,9 +81,10 @@ class ExpiredSecret(Exception):
 
 @dataclass
 class TooManyChecks(Exception):
-    """Checks of this application, or of all, have to wait for `retry_after_s` seconds."""
+    """Checks have to wait for `retry_after_s` seconds: this account's if `is_locked`, else all."""
 
     retry_after_s: int
+    is_locked: bool = False
 
 
 def hash_secret(secret: str) -> str:
@@ -69,6 +98,12 @@ def generate_secret() -> str:
     return "".join(secrets.choice(SECRET_LETTERS) for _ in range(SECRET_LENGTH))
 
 
+@cache
+def nobodys_password() -> Password:
+    """A password that nobody knows: checking it takes as long as checking a user's."""
+    return Password("", hash_secret(secrets.token_urlsafe(32)))
+
+
 class SecretChecker:
     """Checks secrets for one server process."""
 
@@ -78,17 +113,19 @@ class SecretChecker:
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._right: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
-        self._failures: dict[str, deque[float]] = {}
+        self._failures = Failures(clock)
         self._running: dict[bytes, Future[None]] = {}
         self._threads = ThreadPoolExecutor(CHECKS_AT_ONCE, thread_name_prefix="client-secret")
 
-    def submit(self, app_id: str, secret: str, kept: tuple[ClientSecret, ...]) -> "Future[None]":
-        """Check `secret` against what is kept for the application `app_id`.
+    def submit(
+        self, account: str, secret: str, kept: Sequence[KeptSecret], address: str | None = None
+    ) -> "Future[None]":
+        """Check `secret`, which came from `address`, against what is kept for `account`.
 
         The future ends well, or with `WrongSecret` or `ExpiredSecret`; it may be shared with others
         who sent the same, so don't cancel it. Raises `TooManyChecks`.
         """
-        digest = self._digest(app_id, secret)
+        digest = self._digest(account, secret)
         if self._remembers(digest, kept):
             done: Future[None] = Future()
             done.set_result(None)
@@ -96,21 +133,33 @@ class SecretChecker:
         with self._lock:
             if digest in self._running:
                 return self._running[digest]
-            self._refuse_too_many(app_id)
-            future = self._threads.submit(self._check, app_id, secret, kept, digest)
+            self._refuse_too_many(account, address)
+            future = self._threads.submit(self._check, account, secret, kept, digest, address)
             self._running[digest] = future
         future.add_done_callback(lambda _: self._forget(digest))
         return future
+
+    def refuse_address(self, address: str) -> None:
+        """Raise `TooManyChecks` when too much failed from this address."""
+        if wait_s := self._failures.wait_s(_address_key(address), ADDRESS_FAILURES_MAX, FAILURES_WINDOW_S):
+            raise TooManyChecks(wait_s)
+
+    def count_failure(self, address: str) -> None:
+        """Count a failure that is no account's, such as a guessed code."""
+        self._failures.add(_address_key(address))
 
     def close(self) -> None:
         """End the threads; checks that wait are dropped."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _check(self, app_id: str, secret: str, kept: tuple[ClientSecret, ...], digest: bytes) -> None:
+    def _check(
+        self, account: str, secret: str, kept: Sequence[KeptSecret], digest: bytes, address: str | None
+    ) -> None:
         matching = self._matching(secret, kept)
         if matching is None:
-            with self._lock:
-                self._failures.setdefault(app_id, deque(maxlen=FAILURES_MAX)).append(self._clock())
+            self._failures.add(account)
+            if address is not None:
+                self.count_failure(address)
             raise WrongSecret
         if matching.has_expired:
             raise ExpiredSecret(matching.key_id)
@@ -119,7 +168,7 @@ class SecretChecker:
             while len(self._right) > REMEMBER_MAX:
                 self._right.popitem(last=False)
 
-    def _matching(self, secret: str, kept: tuple[ClientSecret, ...]) -> ClientSecret | None:
+    def _matching(self, secret: str, kept: Sequence[KeptSecret]) -> KeptSecret | None:
         if len(secret) > SECRET_LENGTH_MAX:
             return None
         for entry in kept:
@@ -130,7 +179,7 @@ class SecretChecker:
             return entry
         return None
 
-    def _remembers(self, digest: bytes, kept: tuple[ClientSecret, ...]) -> bool:
+    def _remembers(self, digest: bytes, kept: Sequence[KeptSecret]) -> bool:
         """Whether this very secret was right lately, and is still kept and in time."""
         with self._lock:
             hash_, until = self._right.get(digest, ("", 0.0))
@@ -138,23 +187,21 @@ class SecretChecker:
             return False
         return any(hmac.compare_digest(entry.hash, hash_) and not entry.has_expired for entry in kept)
 
-    def _refuse_too_many(self, app_id: str) -> None:
+    def _refuse_too_many(self, account: str, address: str | None) -> None:
         if len(self._running) >= CHECKS_AT_ONCE + CHECKS_WAITING_MAX:
             raise TooManyChecks(retry_after_s=5)
-        failures = self._failures.get(app_id)
-        if failures is None:
-            return
-        window_s = self._clock() - FAILURES_WINDOW_S
-        while failures and failures[0] <= window_s:
-            failures.popleft()
-        if not failures:
-            del self._failures[app_id]
-        elif len(failures) >= FAILURES_MAX:
-            raise TooManyChecks(retry_after_s=max(1, round(failures[0] - window_s)))
+        if wait_s := self._failures.wait_s(account, FAILURES_MAX, FAILURES_WINDOW_S):
+            raise TooManyChecks(wait_s, is_locked=True)
+        if address is not None:
+            self.refuse_address(address)
 
-    def _digest(self, app_id: str, secret: str) -> bytes:
-        return hmac.digest(self._key, f"{app_id}\0{secret}".encode("utf-8", "surrogatepass"), hashlib.sha256)
+    def _digest(self, account: str, secret: str) -> bytes:
+        return hmac.digest(self._key, f"{account}\0{secret}".encode("utf-8", "surrogatepass"), hashlib.sha256)
 
     def _forget(self, digest: bytes) -> None:
         with self._lock:
             self._running.pop(digest, None)
+
+
+def _address_key(address: str) -> str:
+    return f"address:{address}"

@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from opengallery.identity.forms import read_form
 from opengallery.identity.http import Discovery
 from opengallery.identity.issuer import Issuer, IssuerUnavailable, https_url
-from opengallery.identity.token_endpoint import SignInError, error_response, read_form
+from opengallery.identity.refusals import SignInError, error_response
 from opengallery.settings import IdentitySettings
 
 ANSWER_SIZE_MAX_BYTES = 64 * 1024

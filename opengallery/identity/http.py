@@ -1,4 +1,4 @@
-"""What clients ask before they have a token: the cloud's endpoints, OpenID discovery, keys, the token.
+"""What clients ask before they have a token: the cloud's endpoints, OpenID discovery, keys, sign-in.
 
 Nothing here needs a token, and nothing here tells more than a client needs to get one.
 Source: Azure `metadata/endpoints` as azure-cli and the SDKs read it; OpenID Connect Discovery 1.0.
@@ -10,28 +10,54 @@ from starlette.routing import Route
 
 from opengallery.database import Database
 from opengallery.identity.client_secrets import SecretChecker
-from opengallery.identity.directory import list_tenants
+from opengallery.identity.folder import IdentityFolder
+from opengallery.identity.grants import device_code
+from opengallery.identity.grants.client_assertions import ALGORITHMS
+from opengallery.identity.grants.request import ANY_TENANT, Parts, tenant_ids
+from opengallery.identity.grants.scopes import OPENID_SCOPES
 from opengallery.identity.keys import SigningKeys
-from opengallery.identity.token_endpoint import (
-    ANY_TENANT,
-    SignInError,
-    TokenEndpoint,
-    error_response,
-    matching_tenants,
-)
+from opengallery.identity.pages.authorization_request import PROMPTS, RESPONSE_MODES
+from opengallery.identity.pages.authorize import AuthorizePage
+from opengallery.identity.pages.device import DevicePage
+from opengallery.identity.pages.page_tokens import PageTokens
+from opengallery.identity.refusals import SignInError, error_response
+from opengallery.identity.token_endpoint import GRANTS, TokenEndpoint
 from opengallery.identity.tokens import Tokens, TokenVersion
 
 CLOUD_NAME = "OpenGallery"
 OBJECT_FORM_SINCE = "2022-09-01"
 LIST_FORM_SINCE = "2019-05-01"
+CLAIMS = [
+    "sub",
+    "iss",
+    "aud",
+    "exp",
+    "iat",
+    "nonce",
+    "name",
+    "oid",
+    "preferred_username",
+    "tid",
+    "upn",
+    "ver",
+]
 
 
 def identity_routes(
-    endpoint: str, database: Database, keys: SigningKeys, tokens: Tokens, checker: SecretChecker
+    endpoint: str,
+    database: Database,
+    keys: SigningKeys,
+    tokens: Tokens,
+    checker: SecretChecker,
+    folder: IdentityFolder,
 ) -> list[Route]:
     """The routes, for the server that clients reach as `endpoint` (a URL without a slash at its end)."""
+    parts = Parts(endpoint, database, tokens, checker)
     discovery = Discovery(endpoint, database, keys, tokens)
-    token_endpoint = TokenEndpoint(database, tokens, checker)
+    token_endpoint = TokenEndpoint(parts)
+    page_tokens = PageTokens.open(folder, endpoint, tokens.clock)
+    authorize = AuthorizePage(parts, page_tokens)
+    both = ["GET", "POST"]
     return [
         Route("/metadata/endpoints", discovery.cloud),
         Route("/common/discovery/instance", discovery.instance),
@@ -39,10 +65,14 @@ def identity_routes(
         Route("/{tenant}/.well-known/openid-configuration", discovery.openid_version_1),
         Route("/{tenant}/discovery/v2.0/keys", discovery.keys),
         Route("/{tenant}/discovery/keys", discovery.keys),
+        Route("/{tenant}/userrealm/{user}", discovery.user_realm),
         Route("/{tenant}/oauth2/v2.0/token", token_endpoint.version_2, methods=["POST"]),
         Route("/{tenant}/oauth2/token", token_endpoint.version_1, methods=["POST"]),
-        Route("/{tenant}/oauth2/v2.0/authorize", discovery.no_users, methods=["GET", "POST"]),
-        Route("/{tenant}/oauth2/v2.0/devicecode", discovery.no_users, methods=["POST"]),
+        Route("/{tenant}/oauth2/v2.0/devicecode", token_endpoint.device_code_2, methods=["POST"]),
+        Route("/{tenant}/oauth2/devicecode", token_endpoint.device_code_1, methods=["POST"]),
+        Route("/{tenant}/oauth2/v2.0/authorize", authorize.version_2, methods=both),
+        Route("/{tenant}/oauth2/authorize", authorize.version_1, methods=both),
+        Route(device_code.PAGE, DevicePage(parts, page_tokens).answer, methods=both),
     ]
 
 
@@ -91,10 +121,23 @@ class Discovery:
             return error_response(error, request)
         return _cacheable({"keys": self._keys.public()})
 
-    def no_users(self, request: Request) -> Response:
-        """Say that users can't sign in."""
-        message = "Users can't sign in here yet. Use a service principal: az login --service-principal."
-        return error_response(SignInError(400, "unsupported_response_type", 700054, message), request)
+    def user_realm(self, request: Request) -> Response:
+        """`GET /common/userrealm/{user}`: every user, known or not, signs in here."""
+        try:
+            self._tenant_id(request)
+        except SignInError as error:
+            return error_response(error, request)
+        user = request.path_params["user"][:256]
+        return JSONResponse(
+            {
+                "ver": "1.0",
+                "account_type": "Managed",
+                "domain_name": user.rpartition("@")[2],
+                "cloud_instance_name": self._endpoint.removeprefix("https://"),
+                "cloud_audience_urn": "urn:federation:MicrosoftOnline",
+            },
+            headers={"cache-control": "no-store"},
+        )
 
     def _openid(self, request: Request, version: TokenVersion) -> Response:
         try:
@@ -103,28 +146,38 @@ class Discovery:
             return error_response(error, request)
         name = request.path_params["tenant"].lower()
         base = f"{self._endpoint}/{name if name in ANY_TENANT else tenant_id}"
-        token_path = "/oauth2/v2.0/token" if version == "2.0" else "/oauth2/token"
+        oauth = f"{base}/oauth2/v2.0" if version == "2.0" else f"{base}/oauth2"
         return _cacheable(
             {
                 "issuer": self._tokens.issuer(tenant_id, version),
-                "token_endpoint": base + token_path,
-                "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
-                "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
+                "token_endpoint": f"{oauth}/token",
+                "authorization_endpoint": f"{oauth}/authorize",
+                "device_authorization_endpoint": f"{oauth}/devicecode",
                 "jwks_uri": f"{base}/discovery/v2.0/keys",
-                "grant_types_supported": ["client_credentials"],
-                "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
-                "response_types_supported": [],
-                "response_modes_supported": [],
-                "scopes_supported": [],
+                "grant_types_supported": list(GRANTS),
+                "token_endpoint_auth_methods_supported": [
+                    "client_secret_post",
+                    "client_secret_basic",
+                    "private_key_jwt",
+                    "none",
+                ],
+                "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
+                "response_types_supported": ["code"],
+                "response_modes_supported": list(RESPONSE_MODES),
+                "scopes_supported": sorted(OPENID_SCOPES),
+                "code_challenge_methods_supported": ["S256"],
+                "prompt_values_supported": list(PROMPTS),
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["RS256"],
+                "claims_supported": CLAIMS,
+                "request_uri_parameter_supported": False,
                 "tenant_region_scope": None,
             }
         )
 
     def _tenant_id(self, request: Request) -> str:
         with self._database.read() as connection:
-            return matching_tenants(list_tenants(connection), request.path_params["tenant"])[0]
+            return tenant_ids(connection, request.path_params["tenant"])[0]
 
     def _audiences(self) -> list[str]:
         return [f"{self._endpoint}/", self._endpoint]

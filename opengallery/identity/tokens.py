@@ -72,6 +72,11 @@ class _Seen:
     fresh_until: float
 
 
+def proof_claim(version: TokenVersion) -> str:
+    """The claim that says how the client proved itself."""
+    return "appidacr" if version == "1.0" else "azpacr"
+
+
 class Tokens:
     """Issues and validates the tokens of one gallery. Safe to use from many threads."""
 
@@ -86,7 +91,7 @@ class Tokens:
         self._database = database
         self._keys = keys
         self._endpoint = endpoint
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._seen: OrderedDict[bytes, _Seen] = OrderedDict()
         names = (endpoint, *PUBLIC_CLOUD_AUDIENCES)
@@ -96,32 +101,54 @@ class Tokens:
         """The issuer of a tenant's tokens."""
         return f"{self._endpoint}/{tenant_id}/" + ("v2.0" if version == "2.0" else "")
 
-    def issue(self, principal: Principal, resource: str, version: TokenVersion = "2.0") -> IssuedToken:
-        """Sign a token with which `principal` may call `resource`. Raises `UnknownResource`."""
+    def issue(
+        self, principal: Principal, resource: str, version: TokenVersion = "2.0", proof: str = "1"
+    ) -> IssuedToken:
+        """Sign a token with which the application `principal` may call `resource`.
+
+        `proof` says how it signed in: "1" by a secret, "2" by a certificate. Raises `UnknownResource`.
+        """
+        claims = {"appid": principal.app_id, "azp": principal.app_id, "idtyp": "app"}
+        return self.issue_access(principal, resource, version, {**claims, proof_claim(version): proof})
+
+    def issue_access(
+        self, principal: Principal, resource: str, version: TokenVersion, claims: dict[str, Any]
+    ) -> IssuedToken:
+        """Sign a token with which `principal` may call `resource`; `claims` say the rest.
+
+        Raises `UnknownResource`.
+        """
         if resource not in self.audiences:
             raise UnknownResource(resource)
-        issued_at = int(self._clock())
+        return self.sign(principal, resource, version, claims)
+
+    def sign(
+        self, principal: Principal, audience: str, version: TokenVersion, claims: dict[str, Any]
+    ) -> IssuedToken:
+        """Sign what this gallery says of `principal` to `audience`.
+
+        Only those for one of `audiences` are access tokens; others pass nowhere in this gallery.
+        """
+        issued_at = int(self.clock())
         expires_at = issued_at + LIFETIME_S
+        issuer = self.issuer(principal.tenant_id, version)
         claims = {
-            "aud": resource,
-            "iss": self.issuer(principal.tenant_id, version),
+            **claims,
+            "aud": audience,
+            "iss": issuer,
             "iat": issued_at,
             "nbf": issued_at,
             "exp": expires_at,
-            "appid": principal.app_id,
-            "azp": principal.app_id,
-            "idp": self.issuer(principal.tenant_id, version),
-            "idtyp": "app",
+            "idp": issuer,
             "oid": principal.object_id,
             "sub": principal.object_id,
             "tid": principal.tenant_id,
             "uti": secrets.token_urlsafe(16),
             "ver": version,
         }
-        claims["appidacr" if version == "1.0" else "azpacr"] = "1"
         kid, key = self._keys.current
         text = jwt.encode({"alg": "RS256", "kid": kid}, claims, key, algorithms=ALGORITHMS)
-        return IssuedToken(text, issued_at, expires_at, resource)
+        return IssuedToken(text, issued_at, expires_at, audience)
 
     def validate(self, token: str) -> Principal:
         """Return who the token speaks for. Raises `InvalidToken`.
@@ -132,7 +159,7 @@ class Tokens:
         if len(token) > TOKEN_LENGTH_MAX:
             raise InvalidToken("The token is too long.")
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        time_s = self._clock()
+        time_s = self.clock()
         with self._lock:
             seen = self._seen.get(digest)
         if seen is None or seen.remember_until <= time_s or self._keys.find(seen.key_id) is None:

@@ -50,6 +50,15 @@ def test_what_may_not_be_read_answers_the_same_whether_or_not_it_exists(api: Api
     assert reader.get("resourcegroups/mine")["name"] == "mine"
 
 
+def test_a_route_below_a_group_tells_strangers_nothing(api: Api, newcomer: Newcomer) -> None:
+    group = api.group("mine")
+    stranger = newcomer()
+    rest = f"{COMPUTE}/virtualMachineScaleSets/s/osRollingUpgrade?api-version=2024-11-01"
+    for place in (group, "resourceGroups/gone", f"/subscriptions/{ELSEWHERE}/resourceGroups/gone"):
+        _denial(stranger, "POST", f"{place}/{rest}")
+    assert api.refused("POST", f"{group}/{rest}")[:2] == (404, "ResourceNotFound")
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_a_reader_writes_nothing(api: Api, newcomer: Newcomer, method: str) -> None:
     group = api.group("mine")

@@ -125,7 +125,10 @@ class StandIn:
             return Answer(200, {"token_endpoint": f"{self.url}/{TENANT}/oauth2/v2.0/token"})
         if path.endswith("/oauth2/v2.0/token"):
             form = {key: values[0] for key, values in parse_qs(request.body.decode()).items()}
-            if form["client_secret"] != SECRET or form["scope"] != f"{self.url}/.default":
+            if (
+                form.get("client_secret", form.get("password")) != SECRET
+                or form["scope"] != f"{self.url}/.default"
+            ):
                 return Answer(401, {"error": "invalid_client", "error_description": "The secret is wrong."})
             return Answer(200, {"access_token": self.token, "expires_in": 3600})
         if path.startswith("/blobs/"):

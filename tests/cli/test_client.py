@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -70,6 +71,22 @@ def test_missing_environment_says_how_to_set_it(gallery: Gallery, monkeypatch: p
     outcome = gallery("sig", "list")
     assert outcome.code == 1
     assert outcome.err == ('ERROR: AZURE_CLIENT_SECRET is not set. Run: eval "$(gallery env --data DIR)"\n')
+
+
+def test_a_user_signs_in_by_name_and_password(
+    arm: StandIn, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = os.environ["AZURE_CLIENT_SECRET"]
+    monkeypatch.delenv("AZURE_CLIENT_SECRET")
+    monkeypatch.setenv("AZURE_USERNAME", "bob@local")
+    assert "AZURE_PASSWORD is not set" in gallery("sig", "list").err
+    monkeypatch.setenv("AZURE_PASSWORD", password)
+    assert gallery("sig", "list").json == []
+    form = parse_qs(arm.calls("POST", "token")[-1].body.decode())
+    assert (form["grant_type"], form["username"]) == (["password"], ["bob@local"])
+    monkeypatch.setenv("AZURE_USERNAME", "eve@local")
+    gallery("sig", "list")
+    assert len(arm.calls("POST", "token")) == 2
 
 
 def test_lists_follow_next_links(arm: StandIn, gallery: Gallery) -> None:

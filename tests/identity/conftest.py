@@ -73,7 +73,9 @@ def identity(database: Database, tmp_path: Path, key_file: bytes) -> Iterator[Id
     clock = Clock()
     tokens = Tokens(database, keys, ENDPOINT, clock)
     checker = SecretChecker(clock)
-    app = Starlette(routes=identity_routes(ENDPOINT, database, keys, tokens, checker))
+    app = Starlette(
+        routes=identity_routes(ENDPOINT, database, keys, tokens, checker, IdentityFolder(tmp_path))
+    )
     with TestClient(app, base_url=ENDPOINT) as client:
         yield Identity(tmp_path, database, first, keys, tokens, clock, client)
     checker.close()

@@ -142,7 +142,9 @@ def check(
     hide_password(new, old)
     machine_identity.check(call, new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
-        found = call.linked(nic["id"], "properties.networkProfile.networkInterfaces", _NIC)
+        found = call.linked(
+            nic["id"], "properties.networkProfile.networkInterfaces", _NIC, action="join/action"
+        )
         holder = found.properties.get("virtualMachine", {}).get("id", str(new.id))
         if holder.lower() != new.key and call.get(holder) is not None:
             raise ArmError(

@@ -134,10 +134,21 @@ def _resource_types(call: Call, namespace: str) -> Iterator[dict[str, Any]]:
             "apiVersions": sorted(declared.api_versions, reverse=True),
             "capabilities": "None",
         }
+    versions = {one.type: one.api_versions for one in call.registry.extensions}
+    for resource_type, api_versions in versions.items():
+        owner, _, kind = resource_type.partition("/")
+        if owner.lower() == namespace.lower():
+            yield {
+                "resourceType": kind,
+                "locations": [],
+                "apiVersions": sorted(api_versions, reverse=True),
+                "capabilities": "SupportsExtension",
+            }
 
 
 def _namespaces(call: Call) -> list[str]:
-    return sorted({*call.registry.namespaces(), "Microsoft.Features"})
+    extensions = {route.type.partition("/")[0] for route in call.registry.extensions}
+    return sorted({*call.registry.namespaces(), *extensions, "Microsoft.Features"})
 
 
 def _namespace(call: Call, parameters: dict[str, str]) -> str:

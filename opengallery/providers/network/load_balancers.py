@@ -14,9 +14,16 @@ from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_type import Properties, ResourceType, Sku
 from opengallery.arm.resources import Resource
-from opengallery.providers.network import NETWORK_VERSIONS, nat_ports
+from opengallery.arm.validation import converted
+from opengallery.providers.network import NETWORK_VERSIONS, nat_ports, virtual_networks
 from opengallery.providers.network.balanced_machines import MEMBERS, Behind
 from opengallery.providers.network.public_ip_addresses import take_address
+
+
+class Reference(Properties):
+    """Another resource: the subnet of a frontend inside the network."""
+
+    id: str
 
 
 class Part(Properties):
@@ -38,8 +45,11 @@ class BalancerProperties(Properties):
 
 def _check(call: Call, new: Resource, _old: Resource | None) -> None:
     for index, frontend in enumerate(new.properties["frontendIPConfigurations"]):
-        where = f"properties.frontendIPConfigurations[{index}].properties.publicIPAddress.id"
-        take_address(call, new.id, frontend.get("properties", {}), where)
+        where = f"properties.frontendIPConfigurations[{index}].properties"
+        properties = frontend.get("properties", {})
+        take_address(call, new.id, properties, f"{where}.publicIPAddress.id")
+        if subnet := converted(properties.get("subnet"), Reference | None, f"{where}.subnet"):
+            virtual_networks.authorize_joining(call, subnet.id, f"{where}.subnet.id")
     for pool in new.properties["backendAddressPools"]:
         for member in MEMBERS:
             pool.get("properties", {}).pop(member, None)

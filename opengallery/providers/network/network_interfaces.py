@@ -10,19 +10,23 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import msgspec
 from msgspec import field
 from sqlalchemy import select
 
 from opengallery.arm.call import Call, parse_linked
-from opengallery.arm.errors import ArmError, invalid_parameter
+from opengallery.arm.errors import ArmError, invalid_parameter, resource_not_found
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import Resource, resources
+from opengallery.arm.validation import converted
 from opengallery.providers.network import NETWORK_VERSIONS, nat_ports, virtual_networks
 from opengallery.providers.network.public_ip_addresses import take_address
 
+SECURITY_GROUP = "Microsoft.Network/networkSecurityGroups"
 FIRST_HOST = 4  # Azure keeps the first four addresses of a subnet
 
 
+_BALANCER = "Microsoft.Network/loadBalancers"
 _BALANCING = {
     "loadBalancerBackendAddressPools": "backendAddressPools",
     "loadBalancerInboundNatPools": "inboundNatPools",
@@ -74,14 +78,10 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     properties = configurations[0]["properties"]
     target = "properties.ipConfigurations[0].properties.publicIPAddress.id"
     take_address(call, new.id, properties, target)
-    for member, kind in _BALANCING.items():
-        for index, reference in enumerate(properties.get(member, [])):
-            target = f"properties.ipConfigurations[0].properties.{member}[{index}].id"
-            part = parse_linked(reference["id"], target, f"Microsoft.Network/loadBalancers/{kind}")
-            call.linked(str(part.parent), target, "Microsoft.Network/loadBalancers")
+    authorize_balancing(call, properties, "properties.ipConfigurations[0].properties")
     if group := new.properties.get("networkSecurityGroup"):
         target = "properties.networkSecurityGroup.id"
-        group["id"] = str(call.linked(group["id"], target, "Microsoft.Network/networkSecurityGroups").id)
+        group["id"] = str(call.linked(group["id"], target, SECURITY_GROUP, action="join/action").id)
     subnet_id, subnet = virtual_networks.linked_subnet(call, properties["subnet"]["id"])
     properties["subnet"]["id"] = str(subnet_id)
     properties["privateIPAddress"] = _address(call, new, old, subnet)
@@ -90,6 +90,30 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
         tail = secrets.token_hex(3).upper()
         new.properties["macAddress"] = f"00-0D-3A-{tail[:2]}-{tail[2:4]}-{tail[4:]}"
     nat_ports.assign(call, new)
+
+
+def authorize_configuration(call: Call, properties: dict[str, Any], where: str) -> None:
+    """Raise unless the caller may make interfaces like a scale set's configuration of one: 400, 403, 404."""
+    read = converted(properties, InterfaceProperties, where)
+    if group := read.network_security_group:
+        call.linked(group.id, f"{where}.networkSecurityGroup.id", SECURITY_GROUP, action="join/action")
+    for index, configuration in enumerate(read.ip_configurations):
+        place = f"{where}.ipConfigurations[{index}].properties"
+        virtual_networks.authorize_joining(call, configuration.properties.subnet.id, f"{place}.subnet.id")
+        authorize_balancing(call, msgspec.to_builtins(configuration.properties), place)
+
+
+def authorize_balancing(call: Call, properties: dict[str, Any], where: str) -> None:
+    """Raise unless the caller may join each pool and rule of load balancers that an address names. 400, 403, 404."""
+    for member, kind in _BALANCING.items():
+        for index, reference in enumerate(properties.get(member, [])):
+            target = f"{where}.{member}[{index}].id"
+            part = parse_linked(reference["id"], target, f"{_BALANCER}/{kind}")
+            call.authorize_linked(f"{_BALANCER}/{kind}/join/action", part, target)
+            if part.parent is None or call.known(part.parent) is None:
+                error = resource_not_found(part.parent or part)
+                error.target = target
+                raise error
 
 
 def _address(call: Call, new: Resource, old: Resource | None, subnet: ipaddress.IPv4Network) -> str:

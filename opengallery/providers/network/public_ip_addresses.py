@@ -63,7 +63,7 @@ def take_address(call: Call, user: ResourceId, holder: dict[str, Any], target: s
     """The address that an interface or a frontend names, which must be nobody else's; its id as it was created."""
     if "publicIPAddress" not in holder:
         return None
-    address = call.linked(holder["publicIPAddress"]["id"], target, RESOURCE_TYPE.type)
+    address = call.linked(holder["publicIPAddress"]["id"], target, RESOURCE_TYPE.type, action="join/action")
     call.lock(address.key)
     if other := user_of(call, address.id, besides=user):
         raise ArmError(

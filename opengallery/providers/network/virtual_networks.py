@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from opengallery.arm import resources
 from opengallery.arm.call import Call, parse_linked
-from opengallery.arm.errors import ArmError
+from opengallery.arm.errors import ArmError, resource_not_found
 from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resource_type import Properties, ResourceType
 from opengallery.arm.resources import Resource
@@ -60,7 +60,7 @@ def linked_subnet(call: Call, subnet_id: str) -> tuple[ResourceId, ipaddress.IPv
     Raises 400 for an id that is none, 403 and 404 as for every linked resource.
     """
     target = "properties.ipConfigurations[0].properties.subnet.id"
-    wanted = parse_linked(subnet_id, target, f"{RESOURCE_TYPE.type}/subnets")
+    wanted = authorize_joining(call, subnet_id, target)
     network = call.once(("network", wanted.parent), lambda: _locked(call, wanted, target))
     for subnet in network.properties["subnets"]:
         if subnet["name"].lower() == wanted.name.lower():
@@ -73,9 +73,20 @@ def linked_subnet(call: Call, subnet_id: str) -> tuple[ResourceId, ipaddress.IPv
     )
 
 
+def authorize_joining(call: Call, subnet_id: str, target: str) -> ResourceId:
+    """The id of a subnet that the caller may put interfaces into. Raises 400 and 403."""
+    wanted = parse_linked(subnet_id, target, f"{RESOURCE_TYPE.type}/subnets")
+    call.authorize_linked(f"{RESOURCE_TYPE.type}/subnets/join/action", wanted, target)
+    return wanted
+
+
 def _locked(call: Call, subnet_id: ResourceId, target: str) -> Resource:
-    network = call.linked(str(subnet_id.parent), target, RESOURCE_TYPE.type)
-    resources.get(call.connection, network.id, lock=True)
+    assert subnet_id.parent is not None
+    network = resources.get(call.connection, subnet_id.parent, lock=True)
+    if network is None:
+        error = resource_not_found(subnet_id.parent)
+        error.target = target
+        raise error
     return network
 
 
@@ -135,7 +146,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     for index, subnet in enumerate(new.properties["subnets"]):
         if group := subnet["properties"].get("networkSecurityGroup"):
             target = f"properties.subnets[{index}].properties.networkSecurityGroup.id"
-            group["id"] = str(call.linked(group["id"], target, _GROUP).id)
+            group["id"] = str(call.linked(group["id"], target, _GROUP, action="join/action").id)
     for subnet in old.properties["subnets"] if old else []:
         if taken.get(subnet["name"].lower()) != ipaddress.IPv4Network(_prefix(subnet)):
             _refuse_while_used(call, new, subnet["name"])

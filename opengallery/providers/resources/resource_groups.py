@@ -57,4 +57,5 @@ RESOURCE_TYPE = ResourceType(
     name=Pattern(r"[\w().-]{0,89}[\w()-]", "1-90 letters, digits, underscores, hyphens, dots or parentheses"),
     envelope={"managedBy": str},
     remove=_remove,
+    permitted_as="Microsoft.Resources/subscriptions/resourceGroups",
 )

@@ -5,7 +5,6 @@ Source: Resource Manager REST API, Subscriptions and Tenants, api-version 2022-1
 
 from typing import Any
 
-from opengallery.arm.access import Assigned
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
@@ -49,7 +48,8 @@ def _view(subscription: Subscription) -> dict[str, Any]:
 
 def _subscriptions(call: Call, _parameters: dict[str, str], _body: dict[str, Any]) -> dict[str, Any]:
     """Those that the caller may read, or in which it has a role for anything: without them nobody gets there."""
-    assigned = Assigned(call.connection, call.principal)
+    assigned = call.assigned
+    assigned.below(ResourceId())  # all at once
     scopes = {
         subscription: ResourceId(subscription.subscription_id)
         for subscription in list_subscriptions(call.connection, call.principal.tenant_id)

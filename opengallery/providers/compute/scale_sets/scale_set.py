@@ -26,6 +26,7 @@ from opengallery.providers.compute.scale_sets.growth import reach_capacity
 from opengallery.providers.compute.scale_sets.listing import instance_view, list_instances
 from opengallery.providers.compute.scale_sets.members import TYPE, chosen, count
 from opengallery.providers.compute.scale_sets.upgrade_policy import AUTOMATIC, ROLLING, UpgradePolicy
+from opengallery.providers.network import network_interfaces
 
 
 class ScaleSetSku(Properties):
@@ -84,6 +85,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     reference = _reference(new)
     if old is None or sku.capacity > count(call.connection, old) or reference != _reference(old):
         refer(call, reference, new.location or "", new.id.subscription or "")
+    _authorize_interfaces(call, new)
     policy = new.properties["upgradePolicy"]
     policy["mode"] = policy["mode"].capitalize()
     _hide_password(new, old)
@@ -93,6 +95,14 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     new.private.pop("rolledOut", None)
     if old is None:
         new.properties["uniqueId"] = secrets.token_hex(16)
+
+
+def _authorize_interfaces(call: Call, scale_set: Resource) -> None:
+    """What the instances' interfaces will join, the caller must have the right to join now."""
+    profile = scale_set.properties["virtualMachineProfile"].get("networkProfile", {})
+    for index, configuration in enumerate(profile.get("networkInterfaceConfigurations", [])):
+        where = f"properties.virtualMachineProfile.networkProfile.networkInterfaceConfigurations[{index}].properties"
+        network_interfaces.authorize_configuration(call, configuration["properties"], where)
 
 
 def _reference(scale_set: Resource) -> dict[str, Any]:
