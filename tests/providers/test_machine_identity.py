@@ -7,7 +7,7 @@ from typing import Any
 import h11
 import pytest
 
-from opengallery.arm import access
+from opengallery.arm import assignments, roles
 from opengallery.identity.directory import find_principal
 from opengallery.identity.service_principals import MANAGED_IDENTITY, find_service_principal
 from opengallery.providers.compute.metadata.service import MetadataService
@@ -165,6 +165,17 @@ def test_identities_come_and_go_as_az_asks(api: Api, make: Any) -> None:
     assert exists(api, other["properties"]["principalId"])
 
 
+def test_the_link_comes_with_the_first_identity_and_goes_with_the_last(api: Api, make: Any) -> None:
+    machine = make({"type": "None"})
+    vm_id = api.get(machine)["properties"]["vmId"]
+    parts = api.services.settings.data / "machines" / vm_id / "machine.json"
+    links = [json.loads(parts.read_bytes())["has_metadata"]]
+    for kind in ("SystemAssigned", "SystemAssigned", "None"):
+        patch(api, machine, {"type": kind})
+        links.append(json.loads(parts.read_bytes())["has_metadata"])
+    assert links == [False, True, True, False]
+
+
 def test_a_put_replaces_what_is_assigned(api: Api, version: str, make: Any) -> None:
     machine = make(SYSTEM)
     names = [user_assigned(api, name)["id"] for name in ("one", "two")]
@@ -197,7 +208,7 @@ def test_assigning_an_identity_needs_a_right_on_it(api: Api, version: str, make:
     scope = id_of(api, machine)
     body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": {worker["id"]: {}}}}
     with people_of(api) as people:
-        caller = people.person(api.first.subscription_id, (access.CONTRIBUTOR, scope))
+        caller = people.person(api.first.subscription_id, (roles.CONTRIBUTOR, scope))
         status, code, message = caller.refused("PATCH", machine, body)
     assert (status, code) == (403, "LinkedAuthorizationFailed")
     assert "userAssignedIdentities/assign/action" in message

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from opengallery.arm import access
+from opengallery.arm import assignments, roles
 from opengallery.database import Database
 from opengallery.settings import load_settings
 
@@ -85,7 +85,7 @@ def test_a_guest_reads_what_its_identity_may_and_nothing_else(running: Gallery) 
     assert as_guest(running, token, GALLERY) == 403
     with Database(load_settings(running.data).database).write() as connection:
         scope = id_of(running, GALLERY).lower()
-        access.assign(connection, machine["identity"]["principalId"], access.READER, scope)
+        assignments.assign(connection, machine["identity"]["principalId"], roles.READER, scope)
     assert as_guest(running, token, GALLERY) == 200
     assert as_guest(running, token, VM) == 403
 
