@@ -7,7 +7,7 @@ from typing import Any
 import h11
 import pytest
 
-from opengallery.arm import assignments, roles
+from opengallery.arm import roles
 from opengallery.identity.directory import find_principal
 from opengallery.identity.service_principals import MANAGED_IDENTITY, find_service_principal
 from opengallery.providers.compute.metadata.service import MetadataService
