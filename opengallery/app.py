@@ -28,7 +28,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from opengallery.activity_log.recorder import Recorder
 from opengallery.arm import access, assignments, operations
+from opengallery.arm.auditing import Placement
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.resource_id import ResourceId
@@ -133,7 +135,8 @@ def build_services(settings: Settings) -> Services:
     database.migrate()
     stores = Stores(settings, database)
     servers = ReplicaServers(settings, stores)
-    return Services(settings, database, stores, servers, _hypervisor(settings, stores))
+    activity_log = Recorder(database, settings.activity_log, Placement(settings.data))
+    return Services(settings, database, stores, servers, _hypervisor(settings, stores), activity_log)
 
 
 def _hypervisor(settings: Settings, stores: Stores) -> Hypervisor:
@@ -171,6 +174,7 @@ def build_application(services: Services) -> Starlette:
         exception_handlers={404: _unserved, 405: _unserved},
     )
     application.state.issue = sign_in.issue
+    application.state.activity_log = services.activity_log
     return application
 
 
@@ -195,7 +199,13 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
         routes = [
             *identity_routes(settings.endpoint, database, keys, tokens, checker, folder),
             *GraphEndpoint(
-                settings.endpoint, database, tokens, checker, _may_administer, refresh_tokens.end_all
+                settings.endpoint,
+                database,
+                tokens,
+                checker,
+                _may_administer,
+                refresh_tokens.end_all,
+                services.activity_log,
             ).routes(),
         ]
         return _SignIn(
@@ -242,6 +252,7 @@ def start_work(services: Services) -> None:
     }
     DBOS(config=config)
     DBOS.launch()
+    services.activity_log.start()
     services.hypervisor.adopt()
     services.replica_servers.start(_read_stores(services))
     operations.resume(services)
@@ -292,6 +303,7 @@ def stop_work(services: Services) -> None:
         stack.callback(services.replica_servers.close, _kept_stores(services))
         stack.callback(services.hypervisor.close)
         stack.callback(services.replica_servers.record, services.database)
+        stack.callback(services.activity_log.close)
 
 
 async def _run(services: Services, application: Starlette) -> int:

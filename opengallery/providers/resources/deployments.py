@@ -35,7 +35,11 @@ class DeploymentProperties(Properties):
 def _check(call: Call, new: Resource, _old: Resource | None) -> None:
     given = {name: new.properties.pop(name, None) for name in ("template", "parameters")}
     new.private = {"sealed": seal(call.services.settings, given)}
-    new.properties = {"mode": new.properties["mode"].capitalize(), "timestamp": now().isoformat()}
+    new.properties = {
+        "mode": new.properties["mode"].capitalize(),
+        "timestamp": now().isoformat(),
+        "correlationId": call.origin.correlation_id,
+    }
 
 
 def _scope(call: Call, deployment: ResourceId, mode: str) -> DeploymentScope:
@@ -174,7 +178,8 @@ def _shown(call: Call, name: str) -> dict[str, Any]:
 
 
 def _view(_call: Call, deployment: Resource) -> dict[str, Any]:
-    return {"correlationId": deployment.etag, "providers": [], "dependencies": []}
+    correlation_id = deployment.properties.get("correlationId", deployment.etag)
+    return {"correlationId": correlation_id, "providers": [], "dependencies": []}
 
 
 def _validate(call: Call, parameters: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:

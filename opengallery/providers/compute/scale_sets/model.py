@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any
 
-from opengallery.arm import handling
+from opengallery.arm import handling, nested
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
@@ -75,6 +75,7 @@ def create(call: Call, scale_set: Resource, name: str, holder: str) -> tuple[Res
         nic = scale_set.id.group.child(_NIC, f"{configuration['name']}-{suffix}")
         body = {"location": scale_set.location, "properties": copy.deepcopy(configuration["properties"])}
         answer = handling.put(call, call.registry.require(_NIC, None), nic, body, parent=holder)
+        nested.record(call, nic, "PUT", answer)
         operation_ids += [answer.operation.id] if answer.operation else []
         references.append({"id": str(nic)})
     machine = _drawn_up(call, scale_set, instance_id(scale_set, name), references, holder)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from opengallery.arm import handling, nested, operations, resources
+from opengallery.arm import auditing, handling, nested, operation_names, operations, resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
@@ -120,6 +120,9 @@ def _delete(work: Work, key: str) -> None:
         machine_disks.forget_rows(connection, machine)
         machine_identity.forget(connection, machine)
         resources.forget(connection, key)
+        if key != work.key:  # else the end of this operation is recorded
+            what = operation_names.of_resource(machine.id, "DELETE")
+            auditing.record(work.call(connection), what, "DELETE", 200)
 
 
 def _delete_interfaces(work: Work, interfaces: Sequence[str]) -> list[str]:
@@ -134,5 +137,6 @@ def _delete_interfaces(work: Work, interfaces: Sequence[str]) -> list[str]:
             if nic is None or (holder and resources.get(connection, holder) is not None):
                 continue
             answer = handling.delete(call, declared, ResourceId.parse(interface))
+            nested.record(call, nic.id, "DELETE", answer)
             started += [answer.operation.id] if answer.operation else []
     return started
