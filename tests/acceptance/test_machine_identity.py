@@ -36,17 +36,22 @@ def status(shell: Shell, token: str, resource_id: str) -> int:
 
 
 def test_a_guest_reads_by_the_role_that_its_machine_was_made_with(shell: Shell, site: Site) -> None:
-    role = ("--assign-identity", "[system]", "--role", "Reader", "--scope", site.definition)
-    shell.az("vm", "create", *VM, "--image", f"{site.definition}/versions/1.0.0", *USER, *role)
+    gallery = site.definition.rpartition("/images/")[0]
+    role = ("--assign-identity", "[system]", "--role", "Reader", "--scope")
+    create = ("vm", "create", *VM, "--image", f"{site.definition}/versions/1.0.0", *USER)
+    # az would assign it for the whole gallery.
+    assert "az role assignment create" in shell.refused(*create, *role, site.definition)
+    shell.az("vm", "delete", *VM, "--yes")
+    shell.az(*create, *role, gallery)
     identity = shell.az("vm", "identity", "show", *VM)
     assert identity["type"] == "SystemAssigned"
     given = shell.az("role", "assignment", "list", "--assignee", identity["principalId"], "--all")
-    assert [(one["scope"], one["roleDefinitionName"]) for one in given] == [(site.definition, "Reader")]
+    assert [(one["scope"], one["roleDefinitionName"]) for one in given] == [(gallery, "Reader")]
     words = ("--command-id", "RunShellScript", "--scripts", *SCRIPT)
     (said,) = shell.az("vm", "run-command", "invoke", *VM, *words)["value"]
     token = json.loads(said["message"].partition("[stdout]\n")[2].partition("\n[stderr]")[0])["access_token"]
     assert status(shell, token, site.definition) == 200
-    assert status(shell, token, site.definition.rpartition("/images/")[0]) == 403
+    assert status(shell, token, gallery.replace("galleries", "disks")) == 403
 
 
 def test_identities_are_assigned_and_removed(shell: Shell, site: Site) -> None:
