@@ -51,7 +51,7 @@ def test_a_guest_reads_by_the_role_that_its_machine_was_made_with(shell: Shell, 
     (said,) = shell.az("vm", "run-command", "invoke", *VM, *words)["value"]
     token = json.loads(said["message"].partition("[stdout]\n")[2].partition("\n[stderr]")[0])["access_token"]
     assert status(shell, token, site.definition) == 200
-    assert status(shell, token, gallery.replace("galleries", "disks")) == 403
+    assert status(shell, token, f"{gallery}2") == 403
 
 
 def test_identities_are_assigned_and_removed(shell: Shell, site: Site) -> None:
