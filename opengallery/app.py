@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -58,6 +59,8 @@ from opengallery.providers import load_registry
 from opengallery.providers.compute import failover, hydration, machines, network_changes, replicas
 from opengallery.providers.compute.boot_diagnostics import BootDiagnosticsEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
+from opengallery.providers.compute.metadata import streams as metadata_streams
+from opengallery.providers.compute.metadata.tokens import Issue
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
 from opengallery.providers.compute.scale_sets import automatic_upgrades
 from opengallery.regions import REGIONS
@@ -170,6 +173,7 @@ def build_application(services: Services) -> Starlette:
         ],
         exception_handlers={404: _unserved, 405: _unserved},
     )
+    application.state.issue = sign_in.issue
     application.state.activity_log = services.activity_log
     return application
 
@@ -181,6 +185,7 @@ class _SignIn:
     validate: Callable[[str], Principal | Awaitable[Principal]]
     authorization_uri: str
     routes: list[Route]
+    issue: Issue | None  # for machines
 
 
 def _sign_in(services: Services, first: FirstStart) -> _SignIn:
@@ -203,7 +208,12 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
                 services.activity_log,
             ).routes(),
         ]
-        return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
+        return _SignIn(
+            tokens.validate,
+            f"{settings.endpoint}/{first.tenant_id}",
+            routes,
+            partial(tokens.issue, version="1.0"),
+        )
     try:
         issuer = Issuer(settings.identity.issuer, settings.identity.ca_file)
     except IssuerUnavailable as error:
@@ -214,7 +224,7 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
     external = ExternalTokens(database, issuer, settings.identity, settings.endpoint, first.tenant_id)
     discovery = Discovery(settings.endpoint, database, keys, tokens)
     routes = external_routes(settings.endpoint, discovery, issuer, settings.identity)
-    return _SignIn(external.authenticate, issuer.url, routes)
+    return _SignIn(external.authenticate, issuer.url, routes, None)
 
 
 def _may_administer(connection: Connection, principal: Principal) -> bool:
@@ -313,6 +323,9 @@ async def _run(services: Services, application: Starlette) -> int:
 
     listener = Listener(application, settings)
     start_work(services)
+    threading.Thread(
+        target=metadata_streams.watch, args=(services, application.state.issue), name="metadata", daemon=True
+    ).start()
     try:
         ended_in_order = await listener.run(ended, ready)
     finally:

@@ -20,7 +20,7 @@ from opengallery.arm.templates.template import Template, TemplateResource, parse
 from opengallery.arm.validation import converted
 from opengallery.database import now
 from opengallery.identity.directory import find_subscription
-from opengallery.providers.resources import RESOURCE_VERSIONS
+from opengallery.providers.resources import RESOURCE_VERSIONS, deployed_extensions
 from opengallery.regions import REGIONS
 
 
@@ -76,6 +76,8 @@ def _read(call: Call, deployment: ResourceId, properties: dict[str, Any], mode: 
         properties["template"], properties["parameters"] or {}, _scope(call, deployment, mode)
     )
     for resource in template.resources:
+        if deployed_extensions.find(call.registry, resource) is not None:
+            continue
         declared = call.registry.require(resource.type, resource.api_version)
         check_api_version(declared, resource.api_version, None)
     return template
@@ -164,6 +166,9 @@ def _put(work: Work, template: Template, resource: TemplateResource) -> str | No
         call = work.call(connection)
         body = template.body(resource, lambda name, _version: _shown(call, name))
     try:
+        if extension := deployed_extensions.find(work.registry, resource):
+            deployed_extensions.put(work, extension, resource, body)
+            return None
         return nested.put(work, ResourceId.parse(resource.id), resource.api_version, body)
     except ArmError as refusal:
         refusal.target = refusal.target or resource.id

@@ -33,7 +33,8 @@ def revision(scale_set: Resource) -> str:
     }
     secrets = {name: scale_set.private.get(name) for name in SECRETS}
     size = scale_set.extra["sku"].get("name")
-    return hashlib.sha256(json.dumps([profile, secrets, size], sort_keys=True).encode()).hexdigest()[:16]
+    made_from = [profile, secrets, size, *(["identity"] if "identity" in scale_set.extra else ())]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def image_now(call: Call, scale_set: Resource) -> str | None:
@@ -93,6 +94,7 @@ def renew(call: Call, scale_set: Resource, old: Resource, holder: str) -> Resour
         old.created_by_type,
     )
     machine.properties |= {name: old.properties[name] for name in _KEPT}
+    machine.extra |= {name: value for name, value in old.extra.items() if name == "identity"}
     machine.properties["osProfile"]["computerName"] = old.properties["osProfile"]["computerName"]
     if "protectionPolicy" in old.properties:
         machine.properties["protectionPolicy"] = old.properties["protectionPolicy"]

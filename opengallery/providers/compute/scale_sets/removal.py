@@ -9,7 +9,7 @@ from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resources import Resource
-from opengallery.providers.compute import machine_disks, machines
+from opengallery.providers.compute import machine_disks, machine_identity, machines
 from opengallery.providers.compute.scale_sets.batches import batches, change_all, raise_failures
 from opengallery.providers.compute.scale_sets.members import ALL, chosen, count
 from opengallery.replication import workflows
@@ -37,6 +37,12 @@ def remove_scale_set(work: Work) -> None:
     work.step("cancel the rolling upgrade", _cancel_upgrade, work)
     keys = work.step("choose", _choose, work, {"instanceIds": [ALL]})
     raise_failures(remove_instances(work, keys), len(keys))
+    work.step("delete the identity", _delete_identity, work)
+
+
+def _delete_identity(work: Work) -> None:
+    with work.services.database.write() as connection:
+        machine_identity.forget(connection, work.resource())
 
 
 def _cancel_upgrade(work: Work) -> None:
@@ -112,6 +118,7 @@ def _delete(work: Work, key: str) -> None:
     with services.database.write() as connection:
         machines.release_rows(connection, machine)
         machine_disks.forget_rows(connection, machine)
+        machine_identity.forget(connection, machine)
         resources.forget(connection, key)
         if key != work.key:  # else the end of this operation is recorded
             what = operation_names.of_resource(machine.id, "DELETE")
