@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -144,11 +145,17 @@ def announcement(payload: str) -> list[str]:
     check_line(line, payload)
     proved.append(f"a machine booted from the version, and read the payload {payload} unchanged")
 
+    before = told_to_read(ask("replica", "list", "--version", version))  # type: ignore[arg-type]
     run("vmss", "create", "-g", GROUP, "-n", "myScaleSet", "--image", version, "--admin-username", "azureuser",
         "--generate-ssh-keys", "--instance-count", str(MACHINES), "--orchestration-mode", "Flexible",
         "-o", "none")  # fmt: skip
-    proved += scale_set(version, payload)
+    proved += scale_set(version, payload, before)
     return proved
+
+
+def told_to_read(replicas: list[dict[str, object]]) -> Counter[str]:
+    """How many machines were told to read each store of the region first."""
+    return Counter({str(r["store"]): int(str(r["vms"])) for r in replicas if r["region"] == REGION})
 
 
 def list_replicas(version: str) -> list[dict[str, object]]:
@@ -161,25 +168,29 @@ def list_replicas(version: str) -> list[dict[str, object]]:
     return replicas
 
 
-def scale_set(version: str, payload: str) -> list[str]:
-    """Wait for the ten machines, show who was told to read what, and check that the reads are spread."""
+def scale_set(version: str, payload: str, before: Counter[str]) -> list[str]:
+    """Wait for the ten machines, show who was told to read what, and check that the reads are spread.
+
+    `before` is how many machines were told to read each store when there was no scale set.
+    """
     instances: list[dict[str, object]] = ask("vmss", "list-instances", "-g", GROUP, "-n", "myScaleSet",
                                              "--expand", "instanceView")  # type: ignore[assignment]  # fmt: skip
     lines = wait_until_ready([str(instance["name"]) for instance in instances])
-    told: dict[str, int] = {}
     rows: list[dict[str, object]] = []
     for instance in instances:
-        store = instance["instanceView"]["imageReplica"]["store"]  # type: ignore[index]
-        told[store] = told.get(store, 0) + 1
+        replica = instance["instanceView"]["imageReplica"]  # type: ignore[index]
+        store = replica["store"] if replica else "hydrated: none any more"
         line = lines[str(instance["name"])]
         check_line(line, payload)
         rows.append({"Machine": instance["name"], "Told to read": store, "Console": line})
     table("Machines of myScaleSet", rows)
-    here = [r for r in list_replicas(version) if r["region"] == REGION]
+    listed = list_replicas(version)
+    told = told_to_read(listed) - before
+    here = [r for r in listed if r["region"] == REGION]
     served = [int(str(replica["bytesServed"])) for replica in here]
     mean = sum(served) / len(served)
     if sorted(told.values()) != [MACHINES // REPLICAS] * REPLICAS:
-        raise DemoFailed(f"The machines are not spread over the replicas: {told}.")
+        raise DemoFailed(f"The machines are not spread over the replicas: {dict(told)}.")
     if min(served) < mean / 2:
         raise DemoFailed(
             f"A replica served {min(served):,} bytes, less than half of the mean of {mean:,.0f}."
