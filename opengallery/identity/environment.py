@@ -26,8 +26,11 @@ def record_endpoint(settings: Settings) -> None:
             folder.write(name, content)
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Names and values of the variables, those of the last started server. Raises `NoGallery`."""
+def environment(settings: Settings, with_credentials: bool = True) -> dict[str, str]:
+    """Names and values of the variables, those of the last started server. Raises `NoGallery`.
+
+    Without credentials they are for anybody: no secret, and no folder of the administrator's.
+    """
     first = read_first_start(settings.data)
     files = certificate_files(settings.data)
     if first is None or not files.ca_bundle.exists():
@@ -38,12 +41,15 @@ def environment(settings: Settings) -> dict[str, str]:
     folder = IdentityFolder(settings.data)
     recorded = folder.read(ENDPOINT)
     endpoint = recorded.decode() if recorded else settings.endpoint
-    # With an external issuer the own administrator can't sign in.
-    administrator = {"AZURE_CLIENT_ID": first.app_id, "AZURE_CLIENT_SECRET": first.client_secret}
+    administrator = {}
+    if with_credentials:
+        administrator["AZURE_CONFIG_DIR"] = str(folder.path / AZ_FOLDER)
+        if not folder.read(ISSUER):  # with an external issuer the own administrator can't sign in
+            administrator |= {"AZURE_CLIENT_ID": first.app_id, "AZURE_CLIENT_SECRET": first.client_secret}
     return {
         "GALLERY_ENDPOINT": endpoint,
         "AZURE_TENANT_ID": first.tenant_id,
-        **({} if folder.read(ISSUER) else administrator),
+        **administrator,
         "AZURE_SUBSCRIPTION_ID": first.subscription_id,
         "GALLERY_SUBSCRIPTION_ID_2": first.second_subscription_id,
         "AZURE_AUTHORITY_HOST": endpoint,
@@ -52,7 +58,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "NODE_EXTRA_CA_CERTS": str(files.ca),
         "AZURE_CORE_INSTANCE_DISCOVERY": "false",
         "AZURE_CORE_COLLECT_TELEMETRY": "false",
-        "AZURE_CONFIG_DIR": str(folder.path / AZ_FOLDER),
     }
 
 

@@ -35,6 +35,14 @@ def test_every_variable_of_the_contract_is_there(identity: Identity) -> None:
     }
 
 
+def test_what_is_for_others_holds_nothing_of_the_administrator(identity: Identity) -> None:
+    ensure_certificate(identity.data)
+    whole = environment(load_settings(identity.data))
+    public = environment(load_settings(identity.data), with_credentials=False)
+    assert whole.keys() - public.keys() == {"AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_CONFIG_DIR"}
+    assert identity.first.client_secret not in shell_lines(public)
+
+
 def test_the_configured_port_counts_until_a_server_was_started(identity: Identity) -> None:
     ensure_certificate(identity.data)
     assert environment(load_settings(identity.data))["GALLERY_ENDPOINT"] == "https://localhost:8443"
