@@ -189,7 +189,13 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
         routes = [
             *identity_routes(settings.endpoint, database, keys, tokens, checker, folder),
             *GraphEndpoint(
-                settings.endpoint, database, tokens, checker, _may_administer, refresh_tokens.end_all
+                settings.endpoint,
+                database,
+                tokens,
+                checker,
+                _may_administer,
+                refresh_tokens.end_all,
+                _has_owner,
             ).routes(),
         ]
         return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
@@ -210,6 +216,12 @@ def _may_administer(connection: Connection, principal: Principal) -> bool:
     """Whether a principal may change the directory of its tenant: whoever could give itself any role."""
     action = "Microsoft.Authorization/elevateAccess/action"
     return access.Assigned(connection, principal).may(action, ResourceId())
+
+
+def _has_owner(connection: Connection, tenant_id: str) -> bool:
+    """Whether a tenant has an owner who can sign in; no role is taken away before the transaction ends."""
+    assignments.lock(connection, tenant_id)
+    return assignments.has_owner(connection, tenant_id)
 
 
 async def _unserved(_request: Request, refusal: Exception) -> Response:
