@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +28,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from opengallery.activity_log.recorder import Recorder
 from opengallery.arm import access, assignments, operations
+from opengallery.arm.auditing import Placement
 from opengallery.arm.errors import ArmError
 from opengallery.arm.http import ArmEndpoint
 from opengallery.arm.resource_id import ResourceId
@@ -56,6 +59,8 @@ from opengallery.providers import load_registry
 from opengallery.providers.compute import failover, hydration, machines, network_changes, replicas
 from opengallery.providers.compute.boot_diagnostics import BootDiagnosticsEndpoint
 from opengallery.providers.compute.disk_downloads import DownloadEndpoint
+from opengallery.providers.compute.metadata import streams as metadata_streams
+from opengallery.providers.compute.metadata.tokens import Issue
 from opengallery.providers.compute.page_blobs import PageBlobEndpoint
 from opengallery.providers.compute.scale_sets import automatic_upgrades
 from opengallery.regions import REGIONS
@@ -130,7 +135,8 @@ def build_services(settings: Settings) -> Services:
     database.migrate()
     stores = Stores(settings, database)
     servers = ReplicaServers(settings, stores)
-    return Services(settings, database, stores, servers, _hypervisor(settings, stores))
+    activity_log = Recorder(database, settings.activity_log, Placement(settings.data))
+    return Services(settings, database, stores, servers, _hypervisor(settings, stores), activity_log)
 
 
 def _hypervisor(settings: Settings, stores: Stores) -> Hypervisor:
@@ -157,7 +163,7 @@ def build_application(services: Services) -> Starlette:
     workflows.bind(services.database, services.stores)
     sign_in = _sign_in(services, first)
     arm = ArmEndpoint(services, registry, sign_in.validate, sign_in.authorization_uri)
-    return Starlette(
+    application = Starlette(
         routes=[
             *sign_in.routes,
             *PageBlobEndpoint(services).routes(),
@@ -167,6 +173,9 @@ def build_application(services: Services) -> Starlette:
         ],
         exception_handlers={404: _unserved, 405: _unserved},
     )
+    application.state.issue = sign_in.issue
+    application.state.activity_log = services.activity_log
+    return application
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,7 @@ class _SignIn:
     validate: Callable[[str], Principal | Awaitable[Principal]]
     authorization_uri: str
     routes: list[Route]
+    issue: Issue | None  # for machines
 
 
 def _sign_in(services: Services, first: FirstStart) -> _SignIn:
@@ -195,10 +205,16 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
                 checker,
                 _may_administer,
                 refresh_tokens.end_all,
+                services.activity_log,
                 _has_owner,
             ).routes(),
         ]
-        return _SignIn(tokens.validate, f"{settings.endpoint}/{first.tenant_id}", routes)
+        return _SignIn(
+            tokens.validate,
+            f"{settings.endpoint}/{first.tenant_id}",
+            routes,
+            partial(tokens.issue, version="1.0"),
+        )
     try:
         issuer = Issuer(settings.identity.issuer, settings.identity.ca_file)
     except IssuerUnavailable as error:
@@ -209,7 +225,7 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
     external = ExternalTokens(database, issuer, settings.identity, settings.endpoint, first.tenant_id)
     discovery = Discovery(settings.endpoint, database, keys, tokens)
     routes = external_routes(settings.endpoint, discovery, issuer, settings.identity)
-    return _SignIn(external.authenticate, issuer.url, routes)
+    return _SignIn(external.authenticate, issuer.url, routes, None)
 
 
 def _may_administer(connection: Connection, principal: Principal) -> bool:
@@ -243,6 +259,7 @@ def start_work(services: Services) -> None:
     }
     DBOS(config=config)
     DBOS.launch()
+    services.activity_log.start()
     services.hypervisor.adopt()
     services.replica_servers.start(_read_stores(services))
     operations.resume(services)
@@ -293,6 +310,7 @@ def stop_work(services: Services) -> None:
         stack.callback(services.replica_servers.close, _kept_stores(services))
         stack.callback(services.hypervisor.close)
         stack.callback(services.replica_servers.record, services.database)
+        stack.callback(services.activity_log.close)
 
 
 async def _run(services: Services, application: Starlette) -> int:
@@ -312,6 +330,9 @@ async def _run(services: Services, application: Starlette) -> int:
 
     listener = Listener(application, settings)
     start_work(services)
+    threading.Thread(
+        target=metadata_streams.watch, args=(services, application.state.issue), name="metadata", daemon=True
+    ).start()
     try:
         ended_in_order = await listener.run(ended, ready)
     finally:

@@ -77,6 +77,14 @@ class MachineSettings(msgspec.Struct, forbid_unknown_fields=True):
         return self.vcpus_max or max(1, (os.cpu_count() or 1) // 2)
 
 
+class ActivityLogSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """How much of the activity log is kept, and how many failures of one caller stand in it one by one."""
+
+    days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 90
+    max_mib: Annotated[int, msgspec.Meta(ge=1)] = 512
+    failures_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 100
+
+
 class TlsSettings(msgspec.Struct, forbid_unknown_fields=True):
     """The server's certificate, where it isn't to be one of our own authority."""
 
@@ -115,6 +123,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     images: ImageSettings = msgspec.field(default_factory=ImageSettings)
     replicas: ReplicaSettings = msgspec.field(default_factory=ReplicaSettings)
     machines: MachineSettings = msgspec.field(default_factory=MachineSettings)
+    activity_log: ActivityLogSettings = msgspec.field(default_factory=ActivityLogSettings)
     identity: IdentitySettings = msgspec.field(default_factory=IdentitySettings)
     tls: TlsSettings = msgspec.field(default_factory=TlsSettings)
     regions: dict[str, RegionSettings] = {}

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select
 
+from opengallery.activity_log.events import Origin
 from opengallery.arm import resources
 from opengallery.arm.access import Assigned
 from opengallery.arm.errors import ArmError, resource_not_found, subscription_not_found
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass
 class Call:
-    """What a rule, a view or an action may use: the open transaction, who asks, and the services."""
+    """What a rule, a view or an action may use: the open transaction, who asks from where, and the services."""
 
     connection: Connection
     principal: Principal
@@ -28,6 +29,7 @@ class Call:
     registry: Registry
     query: Mapping[str, str] = field(default_factory=dict)
     base_url: str = ""
+    origin: Origin = field(default_factory=Origin)
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     _authorized: tuple[str, ResourceId] | None = field(default=None, repr=False)
 

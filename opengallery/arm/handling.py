@@ -17,6 +17,7 @@ from opengallery.arm.errors import (
     resource_not_found,
     subscription_not_found,
 )
+from opengallery.arm.merging import merge_patch, without_null_identities
 from opengallery.arm.resource_id import RESOURCE_GROUPS, ResourceId
 from opengallery.arm.resource_type import ResourceType
 from opengallery.arm.resources import Resource
@@ -102,8 +103,9 @@ def put(
     new.modified_by = call.principal.app_id or call.principal.object_id
     new.modified_at = now()
     if declared.keeps_unnamed and old is not None:
-        body = _merge_patch(
-            {"location": old.location, "tags": old.tags, **old.extra, "properties": old.properties},
+        extra = {name: value for name, value in old.extra.items() if name not in {"identity"} & body.keys()}
+        body = merge_patch(
+            {"location": old.location, "tags": old.tags, **extra, "properties": old.properties},
             without_nulls(body),
         )
     if old is None:
@@ -143,10 +145,10 @@ def patch(
         require_scope(call, resource_id)
         raise resource_not_found(resource_id)
     stored = {"location": old.location, "tags": old.tags, "properties": old.properties, **old.extra}
-    changes = dict(body)
+    changes = without_null_identities(body)
     if "tags" in changes:
         stored["tags"] = changes.pop("tags")
-    return put(call, declared, resource_id, _merge_patch(stored, changes), match)
+    return put(call, declared, resource_id, merge_patch(stored, changes), match)
 
 
 def delete(
@@ -334,13 +336,3 @@ def _names_etag(condition: str, old: Resource | None) -> bool:
     """Whether a list of etags, or `*`, means the resource as it stands. RFC 9110."""
     given = {part.strip() for part in condition.split(",")}
     return old is not None and ("*" in given or f'"{old.etag}"' in given)
-
-
-def _merge_patch(stored: Any, changes: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(changes, dict) or not isinstance(stored, dict):
-        return changes
-    result = dict(stored)
-    for name, value in changes.items():
-        result[name] = None if value is None else _merge_patch(stored.get(name, {}), value)
-    return result

@@ -4,7 +4,6 @@ Sync handlers run in threads; each request is one transaction, a writing one for
 """
 
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
@@ -14,7 +13,8 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from opengallery.arm import embedded, extensions, handling, listing, operations
+from opengallery.activity_log.events import Origin
+from opengallery.arm import auditing, embedded, extensions, handling, listing, operation_names, operations
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.handling import Answer
@@ -57,30 +57,41 @@ class ArmEndpoint:
 
     async def answer(self, request: Request) -> Response:
         """Answer one request; every failure becomes ARM's error body."""
-        request_id = str(uuid.uuid4())
+        origin = auditing.origin_of(request)
         headers = {
-            "x-ms-request-id": request_id,
-            "x-ms-correlation-request-id": request.headers.get("x-ms-correlation-request-id", request_id),
+            "x-ms-request-id": origin.request_id,
+            "x-ms-correlation-request-id": origin.correlation_id,
             "Cache-Control": "no-store",
         }
         if client := request.headers.get("x-ms-client-request-id"):
             headers["x-ms-client-request-id"] = client
+        principal: Principal | None = None
         try:
             principal = await self._authenticate(request)
             content = await _read_content(request)
-            answer = await to_thread.run_sync(self._answer, request, principal, content)
+            answer = await to_thread.run_sync(self._answer, request, principal, content, origin)
         except ArmError as error:
+            self._note(request, principal, origin, error)
             return _response(request, Answer(error.status, {"error": error.error()}, error.headers), headers)
         except Exception:
             log.exception(
-                "request failed", request_id=request_id, method=request.method, path=request.url.path
+                "request failed", request_id=origin.request_id, method=request.method, path=request.url.path
             )
             failure = ArmError(
                 "InternalServerError",
-                f"The server failed; its log says why under request id {request_id}. Try again.",
+                f"The server failed; its log says why under request id {origin.request_id}. Try again.",
+                status=500,
             )
+            self._note(request, principal, origin, failure)
             return _response(request, Answer(500, {"error": failure.error()}), headers)
         return _response(request, answer, headers)
+
+    def _note(self, request: Request, principal: Principal | None, origin: Origin, error: ArmError) -> None:
+        """Tell the activity log of a request that was denied, or of a write that failed."""
+        if principal is None or error.status == 403 or request.method not in auditing.READS:
+            what = operation_names.of_request(self._registry, request.method, _segments(request))
+            event = auditing.failure(what, request.method, principal, origin, error)
+            self._services.activity_log.offer(event)
 
     async def _authenticate(self, request: Request) -> Principal:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -104,11 +115,11 @@ class ArmEndpoint:
                 headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'},
             ) from error
 
-    def _answer(self, request: Request, principal: Principal, content: bytes) -> Answer:
+    def _answer(self, request: Request, principal: Principal, content: bytes, origin: Origin) -> Answer:
         database = self._services.database
         path = _segments(request)
         body = read_body(content, "/" + "/".join(path))
-        reads = request.method in ("GET", "HEAD")
+        reads = request.method in auditing.READS
         with database.read() if reads else database.write() as connection:
             call = Call(
                 connection,
@@ -120,8 +131,12 @@ class ArmEndpoint:
                     for name, value in request.query_params.items()
                 },
                 str(request.base_url).rstrip("/"),
+                origin,
             )
             answer = self._dispatch(call, request, path, body)
+            if not reads:
+                what = operation_names.of_request(self._registry, request.method, path)
+                auditing.record(call, what, request.method, answer.status, answer.operation)
         if answer.operation is not None:
             operations.launch(answer.operation.id)
         return answer
@@ -299,6 +314,7 @@ def _answer_route(
     check_api_version(route, version, None)
     subscription = parameters.get("subscription")
     scope = ResourceId(subscription, parameters.get("group"))
+    # A route without a permission asks for one itself; before that, nobody learns what there is.
     if route.permission:
         if not (route.is_for_any_below and call.assigned.below(scope)):
             call.authorize(route.permission, scope)

@@ -28,7 +28,7 @@ def list_resources(call: Call, declared: ResourceType | None, scope: ResourceId)
             status=404,
         )
     assigned = call.assigned
-    below = _readable_below(call, assigned, declared.permission("read") if declared else _READ_ALL, scope)
+    below = readable_below(call, assigned, declared.permission("read") if declared else _READ_ALL, scope)
     require_scope(call, scope)
     if scope.namespace and call.get(scope) is None:
         raise resource_not_found(scope)
@@ -67,7 +67,7 @@ def _may_read(call: Call, row: Resource) -> bool:
     return declared is not None and call.may(declared.permission("read"), row.id)
 
 
-def _readable_below(call: Call, assigned: Assigned, action: str, scope: ResourceId) -> list[str] | None:
+def readable_below(call: Call, assigned: Assigned, action: str, scope: ResourceId) -> list[str] | None:
     """None when all of the scope may be read, else where to look. Raises 403 when that is nowhere."""
     below = assigned.below(scope)
     if assigned.may(action, scope):

@@ -3,9 +3,12 @@
 Each function is one durable step: done again after a crash, it finds its own earlier work and waits for that.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from opengallery.arm import handling, operations
+from opengallery.arm import auditing, handling, operation_names, operations
+from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_id import ResourceId
@@ -28,12 +31,14 @@ def _put(work: Work, resource_id: str, api_version: str | None, body: dict[str, 
     declared = work.registry.require(target.type, api_version)
     if api_version is not None:
         check_api_version(declared, api_version, None)
-    with work.services.database.write() as connection:
+    with _noting_refusal(work, target, "PUT"), work.services.database.write() as connection:
         under_way = operations.running(connection, target.key)
         if under_way is not None and under_way.input.get("parent") == work.operation.id:
             answer = handling.Answer(200, operation=under_way)
         else:
-            answer = handling.put(work.call(connection), declared, target, body, parent=work.operation.id)
+            call = work.call(connection)
+            answer = handling.put(call, declared, target, body, parent=work.operation.id)
+            record(call, target, "PUT", answer)
     return answer.operation.id if answer.operation else None
 
 
@@ -45,10 +50,31 @@ def delete(work: Work, resource_id: str) -> str | None:
 def _delete(work: Work, resource_id: str) -> str | None:
     target = ResourceId.parse(resource_id)
     declared = work.registry.require(target.type, None)
-    with work.services.database.write() as connection:
-        answer = handling.delete(work.call(connection), declared, target)
+    with _noting_refusal(work, target, "DELETE"), work.services.database.write() as connection:
+        call = work.call(connection)
+        found = call.get(target)
+        answer = handling.delete(call, declared, target)
+        record(call, found.id if found else target, "DELETE", answer)
         under_way = answer.operation or operations.running(connection, target.key)
     return under_way.id if under_way else None
+
+
+def record(call: Call, target: ResourceId, method: str, answer: handling.Answer) -> None:
+    """Record what an operation did to another resource, in the name of who started the operation."""
+    what = operation_names.of_resource(target, method)
+    auditing.record(call, what, method, answer.status, answer.operation)
+
+
+@contextmanager
+def _noting_refusal(work: Work, target: ResourceId, method: str) -> Iterator[None]:
+    """Record, when the block is refused, that it was: with its transaction, nothing else is left of it."""
+    try:
+        yield
+    except ArmError as refusal:
+        what = operation_names.of_resource(target, method)
+        event = auditing.failure(what, method, work.principal, work.origin, refusal)
+        work.services.activity_log.offer(event)
+        raise
 
 
 def _launched(operation_id: str | None) -> str | None:

@@ -9,7 +9,7 @@ Source: Azure Resource Manager, asynchronous operations.
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ import structlog
 from dbos import DBOS, SetWorkflowID
 from sqlalchemy import Column, Connection, Index, String, Table, insert, select, update
 
-from opengallery.arm import resources
+from opengallery.activity_log.events import Origin
+from opengallery.arm import auditing, resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
@@ -50,6 +51,7 @@ operations = Table(
     Column("error", Json, nullable=True),
     Column("started_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime, nullable=True),
+    Column("origin", Json, nullable=True),
     Index("ix_operations_resource_status", "resource_key", "status"),
     Index("ix_operations_status", "status"),
 )
@@ -57,7 +59,7 @@ operations = Table(
 
 @dataclass
 class Operation:
-    """One long-running operation. `verb` is PUT, DELETE, or an action's name."""
+    """One long-running operation. `verb` is PUT, DELETE, or an action's name; `origin` the request it goes back to."""
 
     resource_id: str
     resource_key: str
@@ -71,6 +73,7 @@ class Operation:
     error: dict[str, Any] | None = None
     started_at: datetime = field(default_factory=now)
     ended_at: datetime | None = None
+    origin: dict[str, Any] | None = None
 
     def view(self) -> dict[str, Any]:
         """The operation as `Azure-AsyncOperation` answers it."""
@@ -114,6 +117,7 @@ class Work:
         self.id = ResourceId.parse(operation.resource_id)
         self.key = operation.resource_key
         self.principal = msgspec.convert(operation.principal, Principal)
+        self.origin = msgspec.convert(operation.origin, Origin) if operation.origin else Origin()
 
     def step(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
         """Run `function` as one durable step: its result is kept, and not computed again after a crash.
@@ -165,7 +169,12 @@ class Work:
     def call(self, connection: Connection) -> Call:
         """A call in the name of who started the operation."""
         return Call(
-            connection, self.principal, self.services, self.registry, base_url=self.operation.base_url
+            connection,
+            self.principal,
+            self.services,
+            self.registry,
+            base_url=self.operation.base_url,
+            origin=self.origin,
         )
 
 
@@ -185,6 +194,7 @@ def begin(call: Call, resource_id: ResourceId, verb: str, body: dict[str, Any] |
         body or {},
         msgspec.to_builtins(call.principal),
         call.base_url,
+        origin=asdict(call.origin),
     )
     call.connection.execute(insert(operations).values(operation.__dict__))
     return operation
@@ -246,15 +256,22 @@ def cancel(
     reason: str = "The operation was canceled because the resource is being deleted.",
 ) -> None:
     """Mark the unfinished operations of a resource `Canceled`: their result counts no more."""
-    connection.execute(
+    error = {"code": "OperationPreempted", "message": reason}
+    canceled = connection.execute(
         update(operations)
         .where(operations.c.resource_key == key, operations.c.status == IN_PROGRESS)
-        .values(
-            status=CANCELED,
-            ended_at=now(),
-            error={"code": "OperationPreempted", "message": reason},
-        )
+        .values(status=CANCELED, ended_at=now(), error=error)
+        .returning(operations.c.id)
     )
+    for operation_id in canceled.scalars().all():
+        _record_end(connection, get(connection, operation_id))
+
+
+def _record_end(connection: Connection, operation: Operation | None) -> None:
+    """Record how an operation ended, in the transaction that says so in its row."""
+    if _runtime is not None and operation is not None:
+        event = auditing.ended(operation, _runtime.registry)
+        _runtime.services.activity_log.record(connection, event)
 
 
 def wait(services: Services, operation_id: str) -> Operation:
@@ -364,6 +381,7 @@ def _finish(runtime: _Runtime, operation_id: str, error: dict[str, Any] | None, 
         operation = get(connection, operation_id)
         if ended.rowcount == 0 or operation is None:
             return
+        _record_end(connection, operation)
         if operation.verb == "DELETE" and not error:
             resources.forget(connection, operation.resource_key)
         elif operation.verb in ("PUT", "DELETE"):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from threading import Event
 
+from opengallery.activity_log.recorder import Recorder
 from opengallery.arm.resources import Resource
 from opengallery.database import Database
 from opengallery.hypervisors.health import Health
@@ -24,6 +25,7 @@ class Services:
     stores: Stores
     replica_servers: ReplicaServers
     hypervisor: Hypervisor
+    activity_log: Recorder
     health: Health = field(default_factory=Health)
     hydrations: dict[str, Hydration] = field(default_factory=dict)
     machines: dict[str, Resource] = field(default_factory=dict)

@@ -6,6 +6,7 @@ API_VERSIONS = {
     "microsoft.resources/deployments": "2024-11-01",
     "microsoft.resources/providers": "2024-11-01",
     "microsoft.features/features": "2021-07-01",
+    "microsoft.insights/eventtypes": "2015-04-01",
     "microsoft.compute/galleries": "2026-03-03",
     "microsoft.compute/galleries/images": "2021-10-01",
     "microsoft.compute/galleries/images/versions": "2024-03-03",

@@ -32,6 +32,7 @@ NOUNS = {
     "snapshot": Noun("snapshot", "Snapshots of disks."),
     "vm": Noun("vm", "Virtual machines."),
     "vmss": Noun("vmss", "Scale sets."),
+    "monitor": Noun("monitor", "The activity log: who did what."),
     "replica": Noun("replica", "The replicas of an image version."),
     "plan": Noun("plan", "How many replicas a boot storm needs."),
     "key": Noun("key", "The keys of a data folder: rotate."),

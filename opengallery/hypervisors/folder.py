@@ -8,11 +8,13 @@ run.json       its process, the replicas that it reads and the ports that lead t
 hydrated       there when os.qcow2 holds the whole image: nothing is read from replicas any more
 qmp.sock       QEMU's control socket        console.log, qemu.log   what guest and QEMU said
 agent.sock     the channel to an agent in the guest
+metadata.sock  its metadata link, if it has one
 """
 
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +33,9 @@ from opengallery.hypervisors.machine import (
     MachineNotFound,
     MachineSpec,
 )
+from opengallery.hypervisors.metadata_link import BOOT_COMMAND
 from opengallery.hypervisors.process import Process
+from opengallery.hypervisors.qmp import connect
 from opengallery.hypervisors.seed import seed_iso
 
 MACHINE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -46,6 +50,7 @@ class Parts(msgspec.Struct, frozen=True):
     memory_mib: int
     network: GuestNetwork | None = None
     luns: tuple[int, ...] = ()
+    has_metadata: bool = False
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -106,6 +111,7 @@ class MachineFolder:
         self.variables = self.path / "vars.fd"
         self.qmp = self.path / "qmp.sock"
         self.agent = self.path / "agent.sock"
+        self.metadata = self.path / "metadata.sock"
         self.console = self.path / "console.log"
         self.qemu_log = self.path / "qemu.log"
         self._parts = self.path / "machine.json"
@@ -129,9 +135,9 @@ class MachineFolder:
             self._make_data_disk(disk, is_wanted)
         if spec.generation == "V2" and not self.variables.exists():
             _write(self.variables, uefi_firmware()[1].read_bytes())
-        _write(self.seed, seed_iso(spec.seed, spec.machine_id))
+        _write(self.seed, seed_iso(spec.seed, spec.machine_id, [BOOT_COMMAND] if spec.has_metadata else ()))
         luns = tuple(disk.lun for disk in spec.data_disks)
-        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.network, luns)
+        parts = Parts(spec.generation, spec.vcpus, spec.memory_mib, spec.network, luns, spec.has_metadata)
         _write(self._parts, msgspec.json.encode(parts))
 
     def lacks_content(self, spec: MachineSpec) -> bool:
@@ -188,6 +194,14 @@ class MachineFolder:
         self._run.unlink(missing_ok=True)
         self.qmp.unlink(missing_ok=True)
         self.agent.unlink(missing_ok=True)
+        self.metadata.unlink(missing_ok=True)
+
+    def metadata_stream(self) -> socket.socket | None:
+        """Connect to the metadata link; None when there is none, or when it is held."""
+        try:
+            return connect(self.metadata)
+        except OSError:
+            return None
 
     def shorten_logs(self) -> None:
         """Keep the last part of the logs, which are shared by all starts of the machine."""

@@ -4,6 +4,7 @@ Every call may be made again, also after a crash in the middle of the same call:
 already is left as it is.
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,7 @@ class MachineSpec:
     seed: Seed
     network: GuestNetwork | None = None
     data_disks: tuple[DataDisk, ...] = ()
+    has_metadata: bool = False  # whether its guest may ask for what `metadata_link` offers
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,12 @@ class Hypervisor(Protocol):
         """Run `command` in the running guest, through the agent that its image holds.
 
         Raises `NoAgent`, and `GaveUp` when it takes too long or when `ending` is set.
+        """
+
+    def metadata_stream(self, machine_id: str) -> socket.socket | None:
+        """Connect to what the guest sends to its metadata link; non-blocking.
+
+        None for a machine that does not run, that has no link, or whose link another reader holds.
         """
 
     def copy_disks(self, machine_id: str, targets: Mapping[int | None, Path]) -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from opengallery.hypervisors.machine import ReplicaUrl
+from opengallery.hypervisors.machine import NoLiveReplica, ReplicaUrl
 
 TIMEOUT_S = 3
 
@@ -20,6 +20,15 @@ def probe(replicas: Sequence[ReplicaUrl]) -> list[str | None]:
         ThreadPoolExecutor(len(replicas)) as pool,
     ):
         return list(pool.map(lambda replica: problem(client, replica), replicas))
+
+
+def living(machine_id: str, replicas: Sequence[ReplicaUrl]) -> dict[int, ReplicaUrl]:
+    """Return those that serve, by index. Raises `NoLiveReplica` when none does."""
+    problems = probe(replicas)
+    live = {index: replicas[index] for index, found in enumerate(problems) if found is None}
+    if not live:
+        raise NoLiveReplica(machine_id, [found for found in problems if found])
+    return live
 
 
 def problem(client: httpx.Client, replica: ReplicaUrl) -> str | None:

@@ -4,6 +4,7 @@ The processes outlive a server that is killed; the next one adopts them. See `fo
 kept of a machine, `arguments` for what QEMU is told, `process` for how it runs.
 """
 
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from opengallery.hypervisors import arguments, guest_agent, hydration, port_forwarding, process
+from opengallery.hypervisors import arguments, guest_agent, hydration, metadata_link, port_forwarding, process
 from opengallery.hypervisors.accelerator import choose_accelerator
 from opengallery.hypervisors.copying import copy_overlay, holding_still
 from opengallery.hypervisors.folder import MachineFolder, Parts, Run, marker
@@ -32,7 +33,7 @@ from opengallery.hypervisors.machine import (
     StartFailed,
     State,
 )
-from opengallery.hypervisors.probe import probe
+from opengallery.hypervisors.probe import living, probe
 from opengallery.hypervisors.qmp import Command, Qmp, QmpRefused, QmpUnavailable
 from opengallery.hypervisors.screen import take_screenshot
 from opengallery.settings import Settings
@@ -77,7 +78,7 @@ class Qemu:
             parts = folder.parts()
             if self._process(folder) or self._search(folder):
                 return
-            live = {} if folder.is_hydrated() else self._live(machine_id, replicas)
+            live = {} if folder.is_hydrated() else living(machine_id, replicas)
             children = {index: f"children.{place}" for place, index in enumerate(live)}
             urls = {index: replica.url for index, replica in live.items()}
             folder.record(Run(children, urls, len(replicas), len(live)))
@@ -86,13 +87,6 @@ class Qemu:
                 if self._closed:
                     raise StartFailed(machine_id, "the server is ending")
                 self._launch(folder, parts, live)
-
-    def _live(self, machine_id: str, replicas: Sequence[ReplicaUrl]) -> dict[int, ReplicaUrl]:
-        problems = probe(replicas)
-        live = {index: replicas[index] for index, problem in enumerate(problems) if problem is None}
-        if not live:
-            raise NoLiveReplica(machine_id, [problem for problem in problems if problem])
-        return live
 
     def power_off(self, machine_id: str, grace_s: float = 0) -> None:
         """Stop the machine; the guest gets `grace_s` to shut down by itself. The disk is kept."""
@@ -141,6 +135,10 @@ class Qemu:
         folder = self._folder(machine_id)
         self._running(folder)
         return guest_agent.execute(folder.agent, command, ending)
+
+    def metadata_stream(self, machine_id: str) -> socket.socket | None:
+        """Connect to what the guest sends to its metadata link; None when there is nothing to connect to."""
+        return self._folder(machine_id).metadata_stream()
 
     def copy_disks(self, machine_id: str, targets: Mapping[int | None, Path]) -> None:
         """Copy data disks by their lun, the machine's overlay under None; a running machine pauses meanwhile."""
@@ -324,6 +322,7 @@ class Qemu:
             *arguments.device_arguments(folder.seed, folder.console, files.listener(folder.qmp), files),
             *arguments.data_disk_arguments({lun: folder.data_disk(lun) for lun in parts.luns}, files),
             *arguments.agent_arguments(files.listener(folder.agent)),
+            *(metadata_link.link_arguments(files.listener(folder.metadata)) if parts.has_metadata else ()),
         ]
         name = ("qemu-system-x86_64", "-name", folder.marker)
         return [*name, *arguments.CONFINED, *files.arguments(), *described]

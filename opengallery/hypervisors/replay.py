@@ -179,6 +179,9 @@ class Replay:
         """Refuse: a replayed machine has no guest."""
         raise NoAgent(f"machine '{machine_id}' only replays a recorded boot, and has no guest")
 
+    def metadata_stream(self, machine_id: str) -> None:
+        """Return None: a replayed machine has no guest that could ask."""
+
     def copy_disks(self, machine_id: str, targets: Mapping[int | None, Path]) -> None:
         """Refuse: a replayed machine writes nothing, and has no disk."""
         raise HypervisorError(

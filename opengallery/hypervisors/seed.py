@@ -7,6 +7,7 @@ Source: cloud-init's documentation, "NoCloud", "User-data formats" and "Merging 
 
 import io
 import json
+from collections.abc import Sequence
 from email import message_from_bytes
 from email.message import Message
 from email.mime.application import MIMEApplication
@@ -22,14 +23,17 @@ BOUNDARY = "opengallery-seed"
 MERGE = "dict(no_replace,recurse_list)+list(append)"
 
 
-def seed_iso(seed: Seed, instance_id: str) -> bytes:
-    """Return the volume's bytes (some 400 KiB). cloud-init acts once for each `instance_id`."""
+def seed_iso(seed: Seed, instance_id: str, boot_commands: Sequence[str] = ()) -> bytes:
+    """Return the volume's bytes (some 400 KiB). cloud-init acts once for each `instance_id`.
+
+    The guest's shell runs `boot_commands` at every boot.
+    """
     meta_data = _yaml({"instance-id": instance_id, "local-hostname": seed.hostname})
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
     for iso_name, name, content in (
         ("METADATA", "meta-data", meta_data.encode()),
-        ("USERDATA", "user-data", user_data(seed)),
+        ("USERDATA", "user-data", user_data(seed, boot_commands)),
     ):
         iso.add_fp(io.BytesIO(content), len(content), f"/{iso_name}.;1", rr_name=name, joliet_path=f"/{name}")
     volume = io.BytesIO()
@@ -38,9 +42,9 @@ def seed_iso(seed: Seed, instance_id: str) -> bytes:
     return volume.getvalue()
 
 
-def user_data(seed: Seed) -> bytes:
+def user_data(seed: Seed, boot_commands: Sequence[str] = ()) -> bytes:
     """Return our cloud-config; with custom data, a MIME message that holds both."""
-    ours = cloud_config(seed)
+    ours = cloud_config(seed, boot_commands)
     if not seed.custom_data:
         return ours.encode()
     message = MIMEMultipart(boundary=BOUNDARY)
@@ -51,7 +55,7 @@ def user_data(seed: Seed) -> bytes:
     return message.as_bytes()
 
 
-def cloud_config(seed: Seed) -> str:
+def cloud_config(seed: Seed, boot_commands: Sequence[str] = ()) -> str:
     """Return the cloud-config that makes the seed's user, as JSON with one key a line."""
     user: dict[str, object] = {
         "name": seed.username,
@@ -68,6 +72,8 @@ def cloud_config(seed: Seed) -> str:
         "ssh_pwauth": seed.password_hash is not None,
         "users": [user],
     }
+    if boot_commands:
+        config["bootcmd"] = list(boot_commands)
     return f"#cloud-config\n{_yaml(config)}\n"
 
 

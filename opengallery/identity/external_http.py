@@ -20,6 +20,7 @@ from opengallery.identity.forms import read_form
 from opengallery.identity.http import Discovery
 from opengallery.identity.issuer import Issuer, IssuerUnavailable, https_url
 from opengallery.identity.refusals import SignInError, error_response
+from opengallery.identity.refused_sign_ins import record_refusal
 from opengallery.settings import IdentitySettings
 
 ANSWER_SIZE_MAX_BYTES = 64 * 1024
@@ -112,6 +113,7 @@ class Elsewhere:
             refusal = SignInError(
                 status if 400 <= status < 500 else 502, str(content.get("error"))[:64], 7000215, message
             )
+            record_refusal(request, refusal, asked.get("client_id", ""))
             return error_response(refusal, request)
         return JSONResponse(content, headers={"cache-control": "no-store", "pragma": "no-cache"})
 

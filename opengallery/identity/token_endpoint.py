@@ -20,6 +20,7 @@ from opengallery.identity.grants import (
 )
 from opengallery.identity.grants.request import Parts, TokenRequest
 from opengallery.identity.refusals import SignInError, error_response
+from opengallery.identity.refused_sign_ins import record_refusal
 from opengallery.identity.tokens import TokenVersion
 
 Grant = Callable[[Parts, TokenRequest], Awaitable[dict[str, object]]]
@@ -58,16 +59,19 @@ class TokenEndpoint:
         return await self._answer(request, "1.0", device_code.begin)
 
     async def _answer(self, request: Request, version: TokenVersion, grant: Grant) -> JSONResponse:
+        fields: dict[str, str] = {}
         try:
+            fields = await read_form(request)
             asked = TokenRequest(
                 tenant=request.path_params["tenant"],
                 version=version,
-                fields=await read_form(request),
+                fields=fields,
                 address=client_address(request),
                 authorization=request.headers.get("authorization", ""),
             )
             content = await grant(self._parts, asked)
         except SignInError as error:
+            record_refusal(request, error, fields.get("client_id", ""))
             return error_response(error, request)
         return JSONResponse(content, headers={"cache-control": "no-store", "pragma": "no-cache"})
 

@@ -248,26 +248,26 @@ def test_head_tells_whether_it_is_there(api: Api) -> None:
         assert (answer.status_code, answer.content) == (404, b"")
 
 
-KEPT = {"permissions": "Community"}
-ADDED = {"communityGalleryInfo": {"publicNamePrefix": "kept"}}
+KEPT = {"vCPUs": {"min": 1, "max": 8}}
+ADDED = {"memory": {"min": 1, "max": 16}}
 
 
 def test_patch_merges_and_null_takes_out(api: Api) -> None:
-    path = gallery(
-        api, api.group("patches"), tags={"a": "b"}, properties={"description": "old", "sharingProfile": KEPT}
-    )
-    answer = api.ask("PATCH", path, {"properties": {"description": None, "sharingProfile": ADDED}})
+    path = f"{gallery(api, api.group('patches'))}/images/linux"
+    body = definition_body(description="old", recommended=KEPT)
+    api.put(path, {**body, "tags": {"a": "b"}})
+    answer = api.ask("PATCH", path, {"properties": {"description": None, "recommended": ADDED}})
     assert answer.status_code == 200
     found = api.get(path)
     assert "description" not in found["properties"]
-    assert found["properties"]["sharingProfile"] == {**KEPT, **ADDED}
+    assert found["properties"]["recommended"] == {**KEPT, **ADDED}
     assert found["tags"] == {"a": "b"}
     assert api.ask("PATCH", path, {"tags": {"c": "d"}}).json()["tags"] == {"c": "d"}
     assert api.ask("PATCH", path, {"tags": {}}).json()["tags"] == {}
     assert api.refused("PATCH", path, {"properties": "x"})[0] == 400
     assert api.refused("PATCH", path, {"location": "westeurope"})[:2] == (409, "InvalidResourceLocation")
     assert api.refused("PATCH", f"{path}-not", {})[:2] == (404, "ResourceNotFound")
-    assert api.get(path)["properties"]["sharingProfile"] == {**KEPT, **ADDED}
+    assert api.get(path)["properties"]["recommended"] == {**KEPT, **ADDED}
 
 
 def test_put_replaces_as_a_whole(api: Api) -> None:

@@ -33,8 +33,8 @@ account list|account list-locations|account show|disk create|disk delete|disk gr
 disk revoke-access|disk show|env|feature list|feature register|feature show|group create|group delete
 group exists|group list|group show|image create|image delete|image import|image list|image show
 key rotate|plan|sig image-version export|principal add
-provider list|provider register|provider show|replica list|role assignment create|role assignment delete
-role assignment list|role definition list|serve|sig create|sig delete
+monitor activity-log list|provider list|provider register|provider show|replica list|role assignment create
+role assignment delete|role assignment list|role definition list|serve|sig create|sig delete
 sig image-definition create|sig image-definition delete|sig image-definition list
 sig image-definition show|sig image-definition update|sig image-version create|sig image-version delete
 sig image-version list|sig image-version show|sig image-version update|sig image-version wait|sig list

@@ -10,6 +10,7 @@ import pycdlib
 import pytest
 
 from opengallery.hypervisors import Seed
+from opengallery.hypervisors.metadata_link import BOOT_COMMAND
 from opengallery.hypervisors.seed import MERGE, seed_iso, user_data
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 someone"
@@ -84,3 +85,16 @@ def test_custom_data_of_several_parts_keeps_them() -> None:
     )
     types = [part.get_content_type() for part in parts(several)]
     assert types == ["text/cloud-config", "text/x-shellscript", "text/cloud-config"]
+
+
+def test_commands_for_every_boot_join_those_of_the_custom_data() -> None:
+    assert config(user_data(Seed("web", "azureuser"), [BOOT_COMMAND]).decode())["bootcmd"] == [BOOT_COMMAND]
+    custom = b"#cloud-config\nbootcmd: [echo mine]\n"
+    message = message_from_bytes(user_data(Seed("web", "azureuser", custom_data=custom), [BOOT_COMMAND]))
+    mine, ours = (part.get_payload(decode=True) for part in message.walk() if not part.is_multipart())
+    assert isinstance(mine, bytes)
+    assert isinstance(ours, bytes)
+    assert mine.strip() == custom.strip()
+    assert config(ours.decode())["bootcmd"] == [BOOT_COMMAND]
+    assert "list(append)" in MERGE
+    assert not set(BOOT_COMMAND) & set('"\\')

@@ -20,7 +20,7 @@ from opengallery.arm import access
 from opengallery.arm.resource_id import ResourceId
 from opengallery.database import Database
 from opengallery.identity import external_tokens, issuer
-from opengallery.identity.directory import find_principal, principals, set_enabled, tenants
+from opengallery.identity.directory import find_principal, principals, set_enabled, subscriptions, tenants
 from opengallery.identity.external_principals import (
     administrators_group,
     object_id,
@@ -168,10 +168,12 @@ def test_a_group_that_is_called_like_a_user_is_refused(site: Site) -> None:
 
 
 def test_a_role_of_a_group_is_a_role_of_who_comes_with_it(site: Site) -> None:
-    scope = ResourceId(str(uuid4()))
-    with site.database.write() as connection:
-        access.assign(connection, object_id(site.settings, "Group", "readers"), access.READER, scope.key)
     reader, stranger = (site.tokens.validate(site.token(groups=groups)) for groups in (["readers"], []))
+    (group,), scope = reader.groups, ResourceId(str(uuid4()))
+    with site.database.write() as connection:
+        subscription = {"id": scope.subscription, "tenant_id": site.tenant_id, "display_name": "One"}
+        connection.execute(insert(subscriptions).values(subscription))
+        access.assign(connection, group, access.READER, scope.key)
     with site.database.read() as connection:
         assert access.Assigned(connection, reader).may("Microsoft.Compute/galleries/read", scope)
         assert not access.Assigned(connection, reader).may("Microsoft.Compute/galleries/write", scope)

@@ -129,7 +129,7 @@ def test_resources_are_made_after_what_they_need_and_outputs_are_shown(api: Api,
         },
     }  # fmt: skip
     shown = api.put(path(group), deployment(template, {"note": {"value": None}}))["properties"]
-    unique = f"{api.first.subscription_id}-g1".upper()
+    unique = f"{api.first.subscription_id}-G1"
     assert shown["outputs"]["unique"] == {"type": "String", "value": unique}
     assert shown["outputs"]["whole"]["value"]["name"] == "g2"
     assert shown["outputs"]["hidden"] == {"type": "Securestring"}

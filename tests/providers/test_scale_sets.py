@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +41,33 @@ def version(server: Api) -> Iterator[str]:
     server.put(path, version_body(server, managed_image(server, group, "image", 1), (REGION, 3)))
     yield path
     server.delete(group)
+
+
+def test_what_a_set_does_is_in_the_activity_log_in_its_callers_name(api: Api, version: str) -> None:
+    group, made, gone = api.group("audited"), str(uuid.uuid4()), str(uuid.uuid4())
+    scale_set = f"{group}/{COMPUTE}/virtualMachineScaleSets/s"
+    body = scale_set_body(api, version, 2)
+    api.finish(api.ask("PUT", scale_set, body, x_ms_correlation_request_id=made))
+    api.finish(api.ask("DELETE", scale_set, x_ms_correlation_request_id=gone))
+
+    def events(correlation_id: str) -> dict[str, int]:
+        clauses = f"eventTimestamp ge '2020-01-01' and correlationId eq '{correlation_id}'"
+        log = "providers/Microsoft.Insights/eventtypes/management/values?api-version=2015-04-01"
+        url = f"{log}&$filter={clauses}"
+        found: Counter[str] = Counter()
+        while url:
+            page = api.get(url)
+            assert {one["caller"] for one in page["value"]} == {api.first.app_id}
+            found.update(f"{one['operationName']['value']} {one['status']['value']}" for one in page["value"])
+            url = page.get("nextLink", "").split("testserver")[-1]
+        return {name.removeprefix("Microsoft."): count for name, count in found.items()}
+
+    machines, sets = "Compute/virtualMachines", "Compute/virtualMachineScaleSets"
+    wrote = events(made)
+    assert wrote[f"{sets}/write Accepted"] == wrote[f"{sets}/write Succeeded"] == 1
+    assert wrote[f"{machines}/write Accepted"] == 2
+    deleted = events(gone)
+    assert deleted[f"{sets}/delete Succeeded"] == 1 and deleted[f"{machines}/delete Succeeded"] == 2
 
 
 def test_ten_machines_spread_over_three_replicas(api: Api, version: str) -> None:

@@ -104,7 +104,7 @@ def test_machines_boot_though_one_replica_after_another_is_killed(
         if store != killed[-1]:
             until_read(storm, count * MIB // 2)
     if is_last_killed:
-        until(storm.are_paused)
+        until(storm.are_paused, 60 * count)  # they share two cores until they miss what they read
         assert storm.look() < count
         time.sleep(10)  # longer than a read's time-out, and than the pause between two tries to go on
         assert storm.look() < count

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from opengallery.activity_log.recorder import Recorder
 from opengallery.database import Database
 from opengallery.identity.client_secrets import SecretChecker
 from opengallery.identity.directory import lock_directory
@@ -24,6 +25,7 @@ from opengallery.identity.graph import (
     service_principals,
     users,
 )
+from opengallery.identity.graph.activity import event_of
 from opengallery.identity.graph.call import Answer, EndSessions, GraphCall, HasOwner, MayAdminister
 from opengallery.identity.graph.errors import GraphError, no_owner_left, refusal
 from opengallery.identity.graph.operation import Operation, find_operation, split_path
@@ -64,12 +66,14 @@ class GraphEndpoint:
         checker: SecretChecker,
         may_administer: MayAdminister,
         end_sessions: EndSessions = _no_sessions,
+        activity_log: Recorder | None = None,
         has_owner: HasOwner = _has_owner,
     ) -> None:
         """`may_administer` says who changes the directory of their tenant.
 
-        `end_sessions` is told, in the transaction, whose refresh tokens have to end. No change takes a tenant's
-        last owner away, of which `has_owner` says whether there is one.
+        `end_sessions` is told, in the transaction, whose refresh tokens have to end; `activity_log` gets
+        every change, in its transaction too, and every refusal. No change takes a tenant's last owner away, of
+        which `has_owner` says whether there is one.
         """
         self._endpoint = endpoint
         self._database = database
@@ -77,6 +81,7 @@ class GraphEndpoint:
         self._checker = checker
         self._may_administer = may_administer
         self._end_sessions = end_sessions
+        self._activity_log = activity_log
         self._has_owner = has_owner
 
     def routes(self) -> list[Route]:
@@ -94,10 +99,12 @@ class GraphEndpoint:
             "client-request-id": _client_request_id(request) or request_id,
             "cache-control": "no-store",
         }
+        ids = (request_id, headers["client-request-id"])
+        principal: Principal | None = None
         try:
             principal = await to_thread.run_sync(self._authenticate, request)
             content = await _read_content(request)
-            answer = await to_thread.run_sync(self._answer, request, principal, content)
+            answer = await to_thread.run_sync(self._answer, request, principal, content, ids)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:
@@ -109,6 +116,9 @@ class GraphEndpoint:
                     "InternalServerError",
                     f"The server failed; its log says why under request id {request_id}. Try again.",
                 )
+            is_noted = principal is None or refused.status == 403 or request.method not in ("GET", "HEAD")
+            if self._activity_log is not None and is_noted:
+                self._activity_log.offer(event_of(request, *ids, principal, refused.status, refused.code))
             body = refused.content(request_id, headers["client-request-id"])
             return JSONResponse(body, refused.status, {**headers, **refused.headers})
         return _response(answer, headers)
@@ -128,7 +138,7 @@ class GraphEndpoint:
             message = f"The access token is invalid. {error.reason} Sign in again."
             raise GraphError(401, "InvalidAuthenticationToken", message, headers=headers) from error
 
-    def _answer(self, request: Request, principal: Principal, content: bytes) -> Answer:
+    def _answer(self, request: Request, principal: Principal, content: bytes, ids: tuple[str, str]) -> Answer:
         method = "GET" if request.method == "HEAD" else request.method
         segments = split_path(request.scope.get("raw_path") or request.url.path.encode())
         operation, (key, other_key) = find_operation(OPERATIONS, method, segments)
@@ -158,6 +168,9 @@ class GraphEndpoint:
             answer = operation.handle(call)
             if had_owner and not self._has_owner(call.connection, principal.tenant_id):
                 raise no_owner_left()
+            if self._activity_log is not None and operation.writes:
+                event = event_of(request, *ids, principal, answer.status)
+                self._activity_log.record(call.connection, event)
         for object_id in call.changed:
             self._tokens.forget(object_id)
         return answer

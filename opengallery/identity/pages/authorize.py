@@ -28,6 +28,7 @@ from opengallery.identity.pages.page import Html, message_page, page, security_h
 from opengallery.identity.pages.page_tokens import PageTokens
 from opengallery.identity.passwords import check_password
 from opengallery.identity.refusals import SignInError
+from opengallery.identity.refused_sign_ins import record_refusal
 from opengallery.identity.token_endpoint import client_address
 from opengallery.identity.tokens import TokenVersion
 
@@ -90,6 +91,7 @@ class AuthorizePage:
                 client_address(request),
             )
         except SignInError as error:
+            record_refusal(request, error, destination.client.client_id)
             status = 429 if error.status == 429 else 400
             return self._page(request, asked, username=username[:256], notice=error.message, status=status)
         code = await run_in_threadpool(self._issue, asked, account)

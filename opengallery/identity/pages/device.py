@@ -21,6 +21,7 @@ from opengallery.identity.pages.page import message_page, page
 from opengallery.identity.pages.page_tokens import PageTokens
 from opengallery.identity.passwords import check_password
 from opengallery.identity.refusals import SignInError
+from opengallery.identity.refused_sign_ins import record_refusal
 from opengallery.identity.token_endpoint import client_address
 
 TITLE = "Enter code"
@@ -85,6 +86,7 @@ class DevicePage:
                 client_address(request),
             )
         except SignInError as error:
+            record_refusal(request, error, client.client_id)
             status = 429 if error.status == 429 else 400
             return self._confirm_page(request, waiting, client, username[:256], error.message, status)
         if not await run_in_threadpool(self._approve, waiting, account):

@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from opengallery.arm.resources import resources
 from opengallery.arm.services import Services
+from opengallery.identity.directory import as_id
 from opengallery.imagestore import CorruptBlock, ImageNotFound, ImageStoreError
 from opengallery.imagestore.reader import ImageReader
 from opengallery.imagestore.vhd import FOOTER_BYTES, fixed_footer
@@ -205,7 +206,7 @@ class DownloadEndpoint:
         columns = resources.c
         wanted = select(columns.key, columns.location, columns.private).where(
             columns.type.in_(("microsoft.compute/disks", "microsoft.compute/snapshots")),
-            columns.private["downloadId"].as_string() == download_id,
+            columns.private["downloadId"].as_string() == as_id(download_id),
         )
         with self._services.database.read() as connection:
             row = connection.execute(wanted).first()

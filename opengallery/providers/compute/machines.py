@@ -15,7 +15,7 @@ from opengallery.hypervisors.machine import (
     NoLiveReplica,
     ReplicaUrl,
 )
-from opengallery.providers.compute import machine_data_disks
+from opengallery.providers.compute import machine_data_disks, machine_identity
 from opengallery.providers.compute.machine_ports import open_ports
 from opengallery.providers.compute.os_profiles import seed
 from opengallery.providers.compute.replicas import replica_url
@@ -89,6 +89,7 @@ def make(services: Services, machine: Resource) -> None:
     with services.database.write() as connection:
         # A crash in the middle of a reimage may have left none chosen.
         _choose_data_disks(services, connection, machine)
+        has_identity = machine_identity.has_identity(connection, machine)
     try:
         services.hypervisor.create(
             MachineSpec(
@@ -100,6 +101,7 @@ def make(services: Services, machine: Resource) -> None:
                 seed=seed(machine),
                 network=_network(services, machine),
                 data_disks=machine_data_disks.described(services, machine),
+                has_metadata=has_identity,
             )
         )
     except HypervisorError as error:

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from opengallery.arm.resources import resources
 from opengallery.arm.services import Services
+from opengallery.identity.directory import as_id
 from opengallery.providers.compute.signed_urls import allows
 
 RIGHTS = "rw"
@@ -120,7 +121,7 @@ class PageBlobEndpoint:
     def _key(self, upload_id: str) -> str | None:
         query = select(resources.c.private).where(
             resources.c.type == "microsoft.compute/disks",
-            resources.c.private["uploadId"].as_string() == upload_id,
+            resources.c.private["uploadId"].as_string() == as_id(upload_id),
         )
         with self._services.database.read() as connection:
             private = connection.execute(query).scalar()

@@ -24,6 +24,7 @@ from opengallery.providers.compute import (
     hydration,
     machine_data_disks,
     machine_disks,
+    machine_identity,
     machine_ports,
     machines,
     replicas,
@@ -139,6 +140,7 @@ def check(
         if "power" not in old.private and is_shared(properties["storageProfile"]["imageReference"]):
             _image(call, new)  # not made yet: what it was to be made from may be shared no more
     hide_password(new, old)
+    machine_identity.check(call, new, old)
     for nic in properties["networkProfile"]["networkInterfaces"]:
         found = call.linked(
             nic["id"], "properties.networkProfile.networkInterfaces", _NIC, action="join/action"
@@ -178,24 +180,29 @@ def _create(work: Work) -> None:
     """Choose a replica, make the machine, start it. A machine that is there already is left as it is."""
     machine = work.resource()
     if work.step("is made", _is_made, work):
-        _resize(work, machine)
+        _refit(work, machine)
         return
     plan = work.step("choose a replica", machines.choose_replicas, work.services, machine)
     first = plan.stores[0], plan.tenant_id, plan.image_id
     replicas.warm(work.services, machine.location or "", [first])
     work.step("make", machines.make, work.services, machine)
-    work.change_private(madeSize=_size(machine))
+    work.change_private(madeSize=_size(machine), madeWithIdentity="identity" in machine.extra)
     _run(work)
 
 
-def _resize(work: Work, machine: Resource) -> None:
-    """Give a machine that is there the size it should have; one that runs is started anew, as in Azure."""
-    if machine.private.get("madeSize", _size(machine)) == _size(machine):
+def _refit(work: Work, machine: Resource) -> None:
+    """Give a machine that is there the size it should have; one that runs is started anew, as in Azure.
+
+    Its first identity brings a network interface, with the next start.
+    """
+    is_resized = machine.private.get("madeSize", _size(machine)) != _size(machine)
+    has_identity = "identity" in machine.extra
+    if not is_resized and machine.private.get("madeWithIdentity", False) == has_identity:
         return
     work.step("make", machines.make, work.services, machine)
-    if machine.private["power"] == machines.RUNNING:
+    if is_resized and machine.private["power"] == machines.RUNNING:
         _restart(work)
-    work.change_private(madeSize=_size(machine))
+    work.change_private(madeSize=_size(machine), madeWithIdentity=has_identity)
 
 
 def _size(machine: Resource) -> str:
@@ -266,6 +273,7 @@ def _remove(work: Work) -> None:
 def _detach(work: Work) -> None:
     machine = work.resource()
     with work.services.database.write() as connection:
+        machine_identity.forget(connection, machine)
         for nic in machine.properties["networkProfile"]["networkInterfaces"]:
             found = resources.get(connection, nic["id"])
             if found and found.properties.get("virtualMachine", {}).get("id", "").lower() == work.key:
@@ -332,7 +340,7 @@ RESOURCE_TYPE = ResourceType(
     COMPUTE_VERSIONS,
     MachineProperties,
     name=COMPUTE_NAME,
-    envelope={"zones": list[str], "identity": dict[str, Any], "plan": dict[str, Any]},
+    envelope={"zones": list[str], "identity": machine_identity.Identity, "plan": dict[str, Any]},
     immutable=frozenset(
         {
             "storageProfile.imageReference.id",

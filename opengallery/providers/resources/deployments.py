@@ -20,7 +20,7 @@ from opengallery.arm.templates.template import Template, TemplateResource, parse
 from opengallery.arm.validation import converted
 from opengallery.database import now
 from opengallery.identity.directory import find_subscription
-from opengallery.providers.resources import RESOURCE_VERSIONS
+from opengallery.providers.resources import RESOURCE_VERSIONS, deployed_extensions
 from opengallery.regions import REGIONS
 
 
@@ -35,7 +35,11 @@ class DeploymentProperties(Properties):
 def _check(call: Call, new: Resource, _old: Resource | None) -> None:
     given = {name: new.properties.pop(name, None) for name in ("template", "parameters")}
     new.private = {"sealed": seal(call.services.settings, given)}
-    new.properties = {"mode": new.properties["mode"].capitalize(), "timestamp": now().isoformat()}
+    new.properties = {
+        "mode": new.properties["mode"].capitalize(),
+        "timestamp": now().isoformat(),
+        "correlationId": call.origin.correlation_id,
+    }
 
 
 def _scope(call: Call, deployment: ResourceId, mode: str) -> DeploymentScope:
@@ -72,6 +76,8 @@ def _read(call: Call, deployment: ResourceId, properties: dict[str, Any], mode: 
         properties["template"], properties["parameters"] or {}, _scope(call, deployment, mode)
     )
     for resource in template.resources:
+        if deployed_extensions.find(call.registry, resource) is not None:
+            continue
         declared = call.registry.require(resource.type, resource.api_version)
         check_api_version(declared, resource.api_version, None)
     return template
@@ -160,6 +166,9 @@ def _put(work: Work, template: Template, resource: TemplateResource) -> str | No
         call = work.call(connection)
         body = template.body(resource, lambda name, _version: _shown(call, name))
     try:
+        if extension := deployed_extensions.find(work.registry, resource):
+            deployed_extensions.put(work, extension, resource, body)
+            return None
         return nested.put(work, ResourceId.parse(resource.id), resource.api_version, body)
     except ArmError as refusal:
         refusal.target = refusal.target or resource.id
@@ -174,7 +183,8 @@ def _shown(call: Call, name: str) -> dict[str, Any]:
 
 
 def _view(_call: Call, deployment: Resource) -> dict[str, Any]:
-    return {"correlationId": deployment.etag, "providers": [], "dependencies": []}
+    correlation_id = deployment.properties.get("correlationId", deployment.etag)
+    return {"correlationId": correlation_id, "providers": [], "dependencies": []}
 
 
 def _validate(call: Call, parameters: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:

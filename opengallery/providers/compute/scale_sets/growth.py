@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from opengallery.arm import operations, resources
+from opengallery.arm import auditing, operation_names, operations, resources
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
 from opengallery.arm.resources import Resource
@@ -78,6 +78,8 @@ def _create(work: Work, names: Sequence[str]) -> dict[str, Any]:
             if call.get(machine_id) is None:
                 machine, started = model.create(call, scale_set, name, work.operation.id)
                 resources.add(connection, machine)
+                what = operation_names.of_resource(machine.id, "PUT")
+                auditing.record(call, what, "PUT", 201, work.operation.id)
                 plan = machines.choose_rows(work.services, connection, machine)
                 read.add((plan.stores[0], plan.tenant_id, plan.image_id))
                 operation_ids += started

@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any
 
-from opengallery.arm import handling
+from opengallery.arm import handling, nested
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.resource_id import ResourceId
@@ -33,7 +33,8 @@ def revision(scale_set: Resource) -> str:
     }
     secrets = {name: scale_set.private.get(name) for name in SECRETS}
     size = scale_set.extra["sku"].get("name")
-    return hashlib.sha256(json.dumps([profile, secrets, size], sort_keys=True).encode()).hexdigest()[:16]
+    made_from = [profile, secrets, size, *(["identity"] if "identity" in scale_set.extra else ())]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def image_now(call: Call, scale_set: Resource) -> str | None:
@@ -74,6 +75,7 @@ def create(call: Call, scale_set: Resource, name: str, holder: str) -> tuple[Res
         nic = scale_set.id.group.child(_NIC, f"{configuration['name']}-{suffix}")
         body = {"location": scale_set.location, "properties": copy.deepcopy(configuration["properties"])}
         answer = handling.put(call, call.registry.require(_NIC, None), nic, body, parent=holder)
+        nested.record(call, nic, "PUT", answer)
         operation_ids += [answer.operation.id] if answer.operation else []
         references.append({"id": str(nic)})
     machine = _drawn_up(call, scale_set, instance_id(scale_set, name), references, holder)
@@ -92,6 +94,7 @@ def renew(call: Call, scale_set: Resource, old: Resource, holder: str) -> Resour
         old.created_by_type,
     )
     machine.properties |= {name: old.properties[name] for name in _KEPT}
+    machine.extra |= {name: value for name, value in old.extra.items() if name == "identity"}
     machine.properties["osProfile"]["computerName"] = old.properties["osProfile"]["computerName"]
     if "protectionPolicy" in old.properties:
         machine.properties["protectionPolicy"] = old.properties["protectionPolicy"]

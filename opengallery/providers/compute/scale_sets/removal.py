@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from opengallery.arm import handling, nested, operations, resources
+from opengallery.arm import auditing, handling, nested, operation_names, operations, resources
 from opengallery.arm.call import Call
 from opengallery.arm.errors import ArmError
 from opengallery.arm.operations import Work
 from opengallery.arm.resource_id import ResourceId
 from opengallery.arm.resources import Resource
-from opengallery.providers.compute import machine_disks, machines
+from opengallery.providers.compute import machine_disks, machine_identity, machines
 from opengallery.providers.compute.scale_sets.batches import batches, change_all, raise_failures
 from opengallery.providers.compute.scale_sets.members import ALL, chosen, count
 from opengallery.replication import workflows
@@ -37,6 +37,12 @@ def remove_scale_set(work: Work) -> None:
     work.step("cancel the rolling upgrade", _cancel_upgrade, work)
     keys = work.step("choose", _choose, work, {"instanceIds": [ALL]})
     raise_failures(remove_instances(work, keys), len(keys))
+    work.step("delete the identity", _delete_identity, work)
+
+
+def _delete_identity(work: Work) -> None:
+    with work.services.database.write() as connection:
+        machine_identity.forget(connection, work.resource())
 
 
 def _cancel_upgrade(work: Work) -> None:
@@ -112,7 +118,11 @@ def _delete(work: Work, key: str) -> None:
     with services.database.write() as connection:
         machines.release_rows(connection, machine)
         machine_disks.forget_rows(connection, machine)
+        machine_identity.forget(connection, machine)
         resources.forget(connection, key)
+        if key != work.key:  # else the end of this operation is recorded
+            what = operation_names.of_resource(machine.id, "DELETE")
+            auditing.record(work.call(connection), what, "DELETE", 200)
 
 
 def _delete_interfaces(work: Work, interfaces: Sequence[str]) -> list[str]:
@@ -127,5 +137,6 @@ def _delete_interfaces(work: Work, interfaces: Sequence[str]) -> list[str]:
             if nic is None or (holder and resources.get(connection, holder) is not None):
                 continue
             answer = handling.delete(call, declared, ResourceId.parse(interface))
+            nested.record(call, nic.id, "DELETE", answer)
             started += [answer.operation.id] if answer.operation else []
     return started

@@ -17,7 +17,7 @@ from opengallery.arm.operations import Work
 from opengallery.arm.resource_type import Action, Properties, ResourceType
 from opengallery.arm.resources import Resource
 from opengallery.arm.validation import converted
-from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, virtual_machines
+from opengallery.providers.compute import COMPUTE_NAME, COMPUTE_VERSIONS, machine_identity, virtual_machines
 from opengallery.providers.compute.image_references import refer
 from opengallery.providers.compute.os_profiles import OsProfile, hide_password
 from opengallery.providers.compute.scale_sets import power, reimaging, removal, rolling_upgrades
@@ -89,6 +89,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     policy = new.properties["upgradePolicy"]
     policy["mode"] = policy["mode"].capitalize()
     _hide_password(new, old)
+    machine_identity.check(call, new, old)
     # In the name of who wrote the set last, new image versions roll out.
     new.private["principal"] = msgspec.to_builtins(call.principal)
     new.private.pop("rolledOut", None)
@@ -159,7 +160,7 @@ RESOURCE_TYPE = ResourceType(
     COMPUTE_VERSIONS,
     ScaleSetProperties,
     name=COMPUTE_NAME,
-    envelope={"sku": ScaleSetSku, "zones": list[str], "identity": dict[str, Any]},
+    envelope={"sku": ScaleSetSku, "zones": list[str], "identity": machine_identity.Identity},
     immutable=frozenset({"orchestrationMode"}),
     read_only=frozenset({"uniqueId"}),
     check=_check,

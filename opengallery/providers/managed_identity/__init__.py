@@ -1,0 +1,1 @@
+"""Microsoft.ManagedIdentity: identities that stand for themselves, and are assigned to machines."""
