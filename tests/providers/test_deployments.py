@@ -1,6 +1,7 @@
 """Deployments: the recorded templates, order, outputs, failures, and secrets that never stay."""
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from sqlalchemy import MetaData, select
 
 from opengallery.arm import operations, resources
 from opengallery.arm.operations import Work
+from opengallery.arm.roles import READER
 from opengallery.providers.resources import deployments
 
 from .conftest import Api
@@ -296,7 +298,7 @@ def test_what_az_deploys_runs_machines_and_all(api: Api, group: str) -> None:
         if "sku" in machines:
             machines["sku"]["capacity"] = 2
         shown = api.put(path(group, name), body)["properties"]
-    assert shown["outputs"]["VMSS"]["value"]["orchestrationMode"] == "Flexible"
+    assert shown["outputs"]["vmss"]["value"]["orchestrationMode"] == "Flexible"
     assert len(api.get(f"{group}/{COMPUTE}/virtualMachines")["value"]) == 3
     assert len(api.get(f"{group}/providers/{NETWORK}/networkInterfaces")["value"]) == 3
     for nic in api.get(f"{group}/providers/{NETWORK}/networkInterfaces")["value"]:
@@ -304,3 +306,38 @@ def test_what_az_deploys_runs_machines_and_all(api: Api, group: str) -> None:
     api.delete(group)
     api.groups.remove("Deployed")
     assert api.get("resources?$filter=resourceGroup eq 'Deployed'")["value"] == []
+
+
+def test_a_template_assigns_a_role_at_its_group_and_at_a_resource(api: Api, group: str) -> None:
+    def assignment(kind: str, name: str, scope: str) -> dict[str, Any]:
+        role = f"/providers/Microsoft.Authorization/roleDefinitions/{READER.id}"
+        who = {"principalId": api.first.object_id, "roleDefinitionId": role, "scope": scope}
+        return {
+            "type": kind,
+            "name": name,
+            "apiVersion": "2015-07-01",
+            "properties": who,
+            "dependsOn": [needed],
+        }
+
+    needed = "Microsoft.Compute/galleries/pictures"
+    own = str(uuid.uuid4())
+    kind = "Microsoft.Compute/galleries/providers/roleAssignments"
+    gallery_id = id_of(api, f"{group}/{COMPUTE}/galleries/pictures")
+    resources = [
+        gallery("pictures"),
+        assignment("Microsoft.Authorization/roleAssignments", own, id_of(api, group)),
+        assignment(kind, f"pictures/Microsoft.Authorization/{uuid.uuid4()}", gallery_id),
+    ]
+    api.put(path(group), deployment({"resources": resources}))
+    for scope in (group, gallery_id):
+        found = api.get(
+            f"{scope}/providers/Microsoft.Authorization/roleAssignments?api-version=2022-04-01&$filter=atScope()"
+        )
+        assert scope.rsplit("/", 1)[-1] in {
+            one["properties"]["scope"].rsplit("/", 1)[-1] for one in found["value"]
+        }
+    # az would widen the scope of a definition to its gallery.
+    wider = assignment(kind, f"pictures/Microsoft.Authorization/{uuid.uuid4()}", f"{gallery_id}/images/one")
+    error = failed(api, group, deployment({"resources": [gallery("pictures"), wider]}), "wider")
+    assert "az role assignment create" in error["message"]

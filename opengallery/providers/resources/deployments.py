@@ -5,6 +5,7 @@ The template and its parameters may hold secrets: they are kept sealed, and only
 Source: Resource Manager REST API, Deployments, api-version 2024-11-01.
 """
 
+import re
 from typing import Any, Literal
 
 from opengallery.arm import handling, nested, resources
@@ -108,7 +109,8 @@ def _carry_out(work: Work, deployment: Resource) -> tuple[dict[str, Any], dict[s
             shown["outputResources"] = [{"id": resource.id} for resource in template.resources]
             with work.services.database.read() as connection:
                 call = work.call(connection)
-                shown["outputs"] = template.evaluate_outputs(lambda name, _version: _shown(call, name))
+                outputs = template.evaluate_outputs(lambda name, _version: _shown(call, name))
+            shown["outputs"] = {_in_camel_case(name): value for name, value in outputs.items()}
     except ArmError as failure:
         failures = [failure]
     if not failures:
@@ -121,6 +123,12 @@ def _carry_out(work: Work, deployment: Resource) -> tuple[dict[str, Any], dict[s
         details=failures,
     )
     return {**shown, "error": error.error()}, error.error()
+
+
+def _in_camel_case(name: str) -> str:
+    """An output's name as Azure shows it, and az looks for it: `vmss` for `VMSS`, `vmName` for `VMName`."""
+    first = re.match(r"[A-Z]+(?![a-z])|[A-Z]", name)
+    return name[: first.end()].lower() + name[first.end() :] if first else name
 
 
 def _conclude(work: Work, shown: dict[str, Any], error: dict[str, Any] | None) -> None:
