@@ -206,6 +206,7 @@ def _sign_in(services: Services, first: FirstStart) -> _SignIn:
                 _may_administer,
                 refresh_tokens.end_all,
                 services.activity_log,
+                _has_owner,
             ).routes(),
         ]
         return _SignIn(
@@ -231,6 +232,12 @@ def _may_administer(connection: Connection, principal: Principal) -> bool:
     """Whether a principal may change the directory of its tenant: whoever could give itself any role."""
     action = "Microsoft.Authorization/elevateAccess/action"
     return access.Assigned(connection, principal).may(action, ResourceId())
+
+
+def _has_owner(connection: Connection, tenant_id: str) -> bool:
+    """Whether a tenant has an owner who can sign in; no role is taken away before the transaction ends."""
+    assignments.lock(connection, tenant_id)
+    return assignments.has_owner(connection, tenant_id)
 
 
 async def _unserved(_request: Request, refusal: Exception) -> Response:

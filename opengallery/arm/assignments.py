@@ -21,6 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     delete,
+    func,
     insert,
     select,
     tuple_,
@@ -178,6 +179,16 @@ def page(
 def place(assignment: Assignment) -> str:
     """Where an assignment stands in a list, for `page`."""
     return f"{assignment.scope} {assignment.name}"
+
+
+def lock(connection: Connection, tenant_id: str) -> None:
+    """Let no other transaction change the assignments of a tenant until this one ends.
+
+    SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        name = f"role assignments of {tenant_id}"
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 def has_owner(connection: Connection, tenant_id: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import insert, text
 
 from opengallery.arm import access
+from opengallery.arm.paging import token
 from opengallery.identity.directory import find_principal, principals
 from opengallery.identity.folder import IdentityFolder
 from opengallery.identity.keys import SigningKeys
@@ -311,6 +312,7 @@ def test_select_and_time_narrow_what_is_answered(api: Api) -> None:
         "$filter=" + "x" * 5000,
         f"$filter={SINCE}&$select=secret",
         f"$filter={SINCE}&$skiptoken=L2E=",
+        f"$filter={SINCE}&$skiptoken={token('/9999-12-31T23:59:59-23:59/1')}",
         f"$filter={SINCE}&$top=0",
     ],
 )

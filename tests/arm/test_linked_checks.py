@@ -201,6 +201,42 @@ def test_a_disk_of_a_version_takes_reading_it(api: Api, newcomer: Newcomer) -> N
     newcomer(contributor, (access.READER, image)).put(path, body)
 
 
+@pytest.mark.parametrize("kind", ["disks", "snapshots"])
+def test_an_image_of_a_disk_takes_the_right_to_export_it(api: Api, newcomer: Newcomer, kind: str) -> None:
+    mine, theirs = api.group("mine"), api.group("theirs")
+    source = full_id(api, f"{theirs}/{COMPUTE}/{kind}/d")
+    image = _image(api, theirs)
+    data = {"createOption": "FromImage", "galleryImageReference": {"id": image}}
+    disk = f"{theirs}/{COMPUTE}/disks/d"
+    api.put(disk, {"location": REGION, "properties": {"creationData": data}})
+    if kind == "snapshots":
+        data = {"createOption": "Copy", "sourceResourceId": full_id(api, disk)}
+        api.put(f"{theirs}/{COMPUTE}/snapshots/d", {"location": REGION, "properties": {"creationData": data}})
+    contributor = (access.CONTRIBUTOR, full_id(api, mine))
+    reader = newcomer(contributor, (access.READER, full_id(api, theirs)))
+    needed = f"Microsoft.Compute/{kind}/beginGetAccess/action"
+    os_disk = {kind.replace("disks", "managedDisk").removesuffix("s"): {"id": source}, "osType": "Linux"}
+    profile = {"storageProfile": {"osDisk": {**os_disk, "osState": "Generalized"}}, "hyperVGeneration": "V1"}
+    body = {"location": REGION, "properties": profile}
+    _lacks(reader, f"{mine}/{COMPUTE}/images/i", body, needed)
+    version = f"{definition(api, mine)}/versions/1.0.0"
+    from_disk = {"storageProfile": {"osDiskImage": {"source": {"id": source}}}}
+    from_disk |= {"publishingProfile": {"targetRegions": [{"name": REGION}]}}
+    _lacks(reader, version, {"location": REGION, "properties": from_disk}, needed)
+    newcomer(contributor, (access.CONTRIBUTOR, source)).put(f"{mine}/{COMPUTE}/images/i", body)
+
+
+def test_an_image_of_a_machine_takes_the_right_to_change_it(api: Api, newcomer: Newcomer) -> None:
+    mine, theirs = api.group("mine"), api.group("theirs")
+    machine = full_id(api, f"{theirs}/{COMPUTE}/virtualMachines/m")
+    reader = newcomer((access.CONTRIBUTOR, full_id(api, mine)), (access.READER, full_id(api, theirs)))
+    body = {"location": REGION, "properties": {"sourceVirtualMachine": {"id": machine}}}
+    _lacks(reader, f"{mine}/{COMPUTE}/images/i", body, "Microsoft.Compute/virtualMachines/write")
+    version = f"{definition(api, mine)}/versions/1.0.0"
+    body = version_body(api, f"{theirs}/{COMPUTE}/virtualMachines/m")
+    _lacks(reader, version, body, "Microsoft.Compute/virtualMachines/write")
+
+
 def test_a_deployment_does_no_more_than_its_caller_may(api: Api, newcomer: Newcomer) -> None:
     mine, theirs = api.group("mine"), api.group("theirs")
     site = _site(api, theirs)

@@ -134,7 +134,7 @@ def test_a_disk_is_copied_only_by_those_who_may_export_it(api: Api, newcomer: Ne
     owner.put(f"{own}/{COMPUTE}/disks/copy", body)
 
 
-def test_every_source_of_a_version_has_to_be_readable(api: Api, newcomer: Newcomer) -> None:
+def test_every_source_of_a_version_has_to_be_exportable(api: Api, newcomer: Newcomer) -> None:
     mine, theirs = api.group("mine"), api.group("theirs")
     system, data = snapshot(api, mine, "os", 1), snapshot(api, theirs, "data", 2)
     version = f"{definition(api, mine)}/versions/1.0.0"
@@ -146,4 +146,5 @@ def test_every_source_of_a_version_has_to_be_readable(api: Api, newcomer: Newcom
     assert "Microsoft.Compute/snapshots/read" in message
     assert api.ask("GET", version).status_code == 404
     reader = newcomer(contributor, (access.READER, full_id(api, data)))
-    reader.put(version, body)
+    assert "Microsoft.Compute/snapshots/beginGetAccess/action" in reader.refused("PUT", version, body)[2]
+    newcomer(contributor, (access.CONTRIBUTOR, full_id(api, data))).put(version, body)

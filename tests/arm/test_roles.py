@@ -310,3 +310,30 @@ def test_permissions_are_the_callers_own(api: Api, newcomer: Newcomer) -> None:
     listed = reader.get(f"{group}/{AUTHORIZATION}/permissions?{VERSION}")["value"]
     assert [one["actions"] for one in listed] == [["*/read"]]
     assert newcomer().refused("GET", f"{group}/{AUTHORIZATION}/permissions?{VERSION}")[:2] == DENIED
+
+
+def test_the_directory_keeps_the_last_owner_of_the_root(api: Api, newcomer: Newcomer) -> None:
+    def ask(caller: Api, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {caller.token}"}
+        return caller.client.request(method, f"/v1.0/{path}", json=body, headers=headers)
+
+    def reference(object_id: str) -> dict[str, str]:
+        return {"@odata.id": f"{api.services.settings.endpoint}/v1.0/directoryObjects/{object_id}"}
+
+    body = {"displayName": "g", "mailEnabled": False, "securityEnabled": True, "mailNickname": "g"}
+    group = ask(api, "POST", "groups", body).json()["id"]
+    owner, chief = newcomer(), newcomer()
+    membership = f"groups/{group}/members/{_object_id(owner)}/$ref"
+    for kind, object_id in (("members", _object_id(owner)), ("owners", _object_id(chief))):
+        assert ask(api, "POST", f"groups/{group}/{kind}/$ref", reference(object_id)).status_code == 204
+    with api.services.database.write() as connection:
+        access.assign(connection, group, access.OWNER, "/")
+    first = f"servicePrincipals/{api.first.object_id}"
+    assert ask(owner, "PATCH", first, {"accountEnabled": False}).status_code == 204
+    for caller, path in ((chief, membership), (owner, membership), (owner, f"groups/{group}")):
+        refused = ask(caller, "DELETE", path)
+        assert refused.status_code == 409, refused.text
+        assert "Nobody who can sign in would be Owner" in refused.json()["error"]["message"]
+    assert ask(owner, "PATCH", first, {"accountEnabled": True}).status_code == 204
+    assert ask(chief, "DELETE", membership).status_code == 204
+    assert ask(api, "DELETE", f"groups/{group}").status_code == 204

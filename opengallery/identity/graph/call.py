@@ -20,6 +20,7 @@ from opengallery.identity.principal import Principal
 
 MayAdminister = Callable[[Connection, Principal], bool]
 EndSessions = Callable[[Connection, str], None]
+HasOwner = Callable[[Connection, str], bool]
 
 
 @dataclass(frozen=True, slots=True)

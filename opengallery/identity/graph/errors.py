@@ -76,6 +76,16 @@ def denied(needed: str) -> GraphError:
     )
 
 
+def no_owner_left() -> GraphError:
+    """409: the change would leave a tenant that nobody can administer."""
+    return GraphError(
+        409,
+        "Request_BadRequest",
+        "Nobody who can sign in would be Owner of the tenant's root (/) any more. Make somebody else Owner there "
+        "first: az role assignment create --role Owner --scope /.",
+    )
+
+
 def refusal(error: DirectoryError) -> GraphError:
     """What the directory refuses, as Graph says it."""
     if isinstance(error, AlreadyTaken):

@@ -26,8 +26,8 @@ from opengallery.identity.graph import (
     users,
 )
 from opengallery.identity.graph.activity import event_of
-from opengallery.identity.graph.call import Answer, EndSessions, GraphCall, MayAdminister
-from opengallery.identity.graph.errors import GraphError, refusal
+from opengallery.identity.graph.call import Answer, EndSessions, GraphCall, HasOwner, MayAdminister
+from opengallery.identity.graph.errors import GraphError, no_owner_left, refusal
 from opengallery.identity.graph.operation import Operation, find_operation, split_path
 from opengallery.identity.graph.request_body import LIMIT_BYTES, read_body, too_large
 from opengallery.identity.principal import Principal
@@ -50,6 +50,11 @@ def _no_sessions(_connection: object, _object_id: str) -> None:
     """There are no refresh tokens to end."""
 
 
+def _has_owner(_connection: object, _tenant_id: str) -> bool:
+    """There are no roles, so none has to be left."""
+    return True
+
+
 class GraphEndpoint:
     """Answers every path below `/v1.0/`, for the server that clients reach as `endpoint`."""
 
@@ -62,11 +67,13 @@ class GraphEndpoint:
         may_administer: MayAdminister,
         end_sessions: EndSessions = _no_sessions,
         activity_log: Recorder | None = None,
+        has_owner: HasOwner = _has_owner,
     ) -> None:
         """`may_administer` says who changes the directory of their tenant.
 
         `end_sessions` is told, in the transaction, whose refresh tokens have to end; `activity_log` gets
-        every change, in its transaction too, and every refusal.
+        every change, in its transaction too, and every refusal. No change takes a tenant's last owner away, of
+        which `has_owner` says whether there is one.
         """
         self._endpoint = endpoint
         self._database = database
@@ -75,6 +82,7 @@ class GraphEndpoint:
         self._may_administer = may_administer
         self._end_sessions = end_sessions
         self._activity_log = activity_log
+        self._has_owner = has_owner
 
     def routes(self) -> list[Route]:
         """The routes of the endpoint."""
@@ -155,7 +163,11 @@ class GraphEndpoint:
             if operation.writes:
                 lock_directory(call.connection, principal.tenant_id)
             operation.right(call)
+            takes_away = operation.method in ("PATCH", "DELETE")
+            had_owner = takes_away and self._has_owner(call.connection, principal.tenant_id)
             answer = operation.handle(call)
+            if had_owner and not self._has_owner(call.connection, principal.tenant_id):
+                raise no_owner_left()
             if self._activity_log is not None and operation.writes:
                 event = event_of(request, *ids, principal, answer.status)
                 self._activity_log.record(call.connection, event)

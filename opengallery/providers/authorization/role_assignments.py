@@ -99,7 +99,7 @@ def _put(call: Call, scope: ResourceId, parameters: dict[str, str], body: dict[s
     _refuse_conditions(given)
     scope = extensions.existing(call, scope)
     tenant_id, caller = call.principal.tenant_id, call.principal.object_id
-    call.lock(f"role assignments of {tenant_id}")
+    assignments.lock(call.connection, tenant_id)
     role = _assignable_role(call, given.role_definition_id, scope)
     wanted = (scope.key, given.principal_id.lower(), role.id)
     old = assignments.find(call.connection, tenant_id, name)
@@ -183,7 +183,7 @@ def _assignee(call: Call, given: AssignmentProperties) -> Principal:
 
 def _delete(call: Call, scope: ResourceId, parameters: dict[str, str], _body: dict[str, Any]) -> Answer:
     tenant_id = call.principal.tenant_id
-    call.lock(f"role assignments of {tenant_id}")
+    assignments.lock(call.connection, tenant_id)
     found = assignments.find(call.connection, tenant_id, parameters["name"])
     if found is None or found.scope != scope.key:
         return Answer(204)

@@ -46,10 +46,7 @@ def check(call: Call, new: Resource) -> None:
         raise invalid_parameter(
             _WHERE, f"createOption {data['createOption']} needs a source. Give --source ID."
         )
-    source = call.linked(text, _WHERE, sources.DISK, sources.SNAPSHOT, sources.VERSION)
-    if source.id.type in (sources.DISK, sources.SNAPSHOT):
-        # A copy gives its owner the bytes: that takes the right to export them, as on Azure.
-        call.linked(text, _WHERE, source.id.type, action="beginGetAccess/action")
+    source = sources.linked(call, text, _WHERE, sources.DISK, sources.SNAPSHOT, sources.VERSION)
     lun = _reference(data).get("lun")
     data_disk = None if lun is None else image_data_disks.require(source, lun, _WHERE)
     sources.describe_copy(call, new, source, _WHERE, data_disk)

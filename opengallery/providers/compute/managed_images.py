@@ -111,7 +111,7 @@ def _kind(disk: dict[str, Any]) -> str | None:
 def _describe_machine(call: Call, new: Resource) -> None:
     """Take over what the machine is. Raises 409 unless it is generalized."""
     target = "properties.sourceVirtualMachine.id"
-    machine = call.linked(new.properties["sourceVirtualMachine"]["id"], target, sources.MACHINE)
+    machine = sources.linked(call, new.properties["sourceVirtualMachine"]["id"], target, sources.MACHINE)
     if "generalized" not in machine.private:
         raise ArmError(
             "OperationNotAllowed",
@@ -154,7 +154,7 @@ def _describe_machine(call: Call, new: Resource) -> None:
 
 def _check_disk(call: Call, new: Resource, text: str, kind: str, where: str) -> None:
     target = f"{where}.{kind}.id"
-    source = call.linked(text, target, _KINDS[kind])
+    source = sources.linked(call, text, target, _KINDS[kind])
     if source.state != SUCCEEDED:
         raise ArmError(
             "OperationNotAllowed",

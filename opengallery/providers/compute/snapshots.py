@@ -41,8 +41,7 @@ def _check(call: Call, new: Resource, old: Resource | None) -> None:
     if old is not None:
         return
     text = new.properties["creationData"]["sourceResourceId"]
-    source = call.linked(text, _SOURCE, sources.DISK, sources.SNAPSHOT)
-    call.linked(text, _SOURCE, source.id.type, action="beginGetAccess/action")
+    source = sources.linked(call, text, _SOURCE, sources.DISK, sources.SNAPSHOT)
     if source.state != SUCCEEDED or disks.is_waiting(source):
         raise ArmError(
             "OperationNotAllowed",

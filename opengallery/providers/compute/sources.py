@@ -14,7 +14,7 @@ from types import MappingProxyType
 from sqlalchemy import Connection
 
 from opengallery.arm import resources
-from opengallery.arm.call import Call
+from opengallery.arm.call import Call, parse_linked
 from opengallery.arm.errors import ArmError, invalid_parameter
 from opengallery.arm.operations import Work
 from opengallery.arm.resources import Resource
@@ -38,6 +38,21 @@ def machine_behind(source: Resource) -> str | None:
     if source.id.type == MACHINE:
         return source.key if "power" in source.private else None
     return str(source.private["machine"]) if "machine" in source.private else None
+
+
+def linked(call: Call, text: str, target: str, *kinds: str) -> Resource:
+    """The source that a property names, whose bytes the caller must be allowed to have.
+
+    Seeing a disk is too little: a copy gives its owner the bytes, which takes the right to export them, and a
+    capture that to change the machine. Raises as `Call.linked`.
+    """
+    kind = parse_linked(text, target, *kinds).type
+    if kind == MACHINE:
+        return call.linked(text, target, kind, action="write")
+    source = call.linked(text, target, kind)
+    if kind in (DISK, SNAPSHOT):
+        call.authorize_linked(f"{kind}/beginGetAccess/action", source.id, target)
+    return source
 
 
 def has_bytes(connection: Connection, source: Resource, region: str | None = None) -> bool:

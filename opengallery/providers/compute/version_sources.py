@@ -96,7 +96,7 @@ def _named_disk(disk: dict[str, Any]) -> dict[str, Any]:
 
 def _ready(call: Call, new: Resource, text: str, target: str, *kinds: str) -> Resource:
     """A source that has its bytes, in the version's region."""
-    source = call.linked(text, target, *kinds)
+    source = sources.linked(call, text, target, *kinds)
     if source.state != SUCCEEDED:
         raise ArmError(
             "OperationNotAllowed",

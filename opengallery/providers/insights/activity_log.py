@@ -5,7 +5,7 @@ belongs to no subscription, is for who may read at the tenant's root. Newest fir
 Source: Azure Monitor REST API, Activity Logs and Tenant Activity Logs, api-version 2015-04-01.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from opengallery.activity_log.search import Place, Search, page
@@ -75,8 +75,8 @@ def _place(call: Call) -> Place | None:
         return None
     try:
         _, time, sequence = text.split("/")
-        return Place(datetime.fromisoformat(time), int(sequence[:18]))
-    except ValueError as error:
+        return Place(datetime.fromisoformat(time).astimezone(UTC), int(sequence[:18]))
+    except (ValueError, OverflowError) as error:
         raise ArmError(
             "InvalidSkipToken", "The $skiptoken is none of ours. Start again without it.", target="$skiptoken"
         ) from error
