@@ -24,7 +24,9 @@ class AlreadyTaken(DirectoryError):
 
     def __init__(self, name: str) -> None:
         """Name the property, as Graph spells it."""
-        super().__init__(f"Another object with the same value for property {name} already exists.")
+        super().__init__(
+            f"Another object with the same value for property {name} already exists. Choose another."
+        )
         self.property = name
 
 

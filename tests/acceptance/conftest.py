@@ -13,6 +13,13 @@ import pytest
 from .running import BOOT_IMAGE, CommandRefused, Group, Server, Shell
 from .site import Site
 
+FIRST, LAST = "test_announcement", "test_server_ends"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The announcement comes to a new server, and the server ends after all the others."""
+    items.sort(key=lambda item: (item.path.stem == LAST, item.path.stem != FIRST))
+
 
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
