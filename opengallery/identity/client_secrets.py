@@ -115,6 +115,7 @@ class SecretChecker:
         self._right: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._failures = Failures(clock)
         self._running: dict[bytes, Future[None]] = {}
+        self._checked_accounts: dict[bytes, str] = {}
         self._threads = ThreadPoolExecutor(CHECKS_AT_ONCE, thread_name_prefix="client-secret")
 
     def submit(
@@ -136,6 +137,7 @@ class SecretChecker:
             self._refuse_too_many(account, address)
             future = self._threads.submit(self._check, account, secret, kept, digest, address)
             self._running[digest] = future
+            self._checked_accounts[digest] = account
         future.add_done_callback(lambda _: self._forget(digest))
         return future
 
@@ -192,6 +194,11 @@ class SecretChecker:
             raise TooManyChecks(retry_after_s=5)
         if wait_s := self._failures.wait_s(account, FAILURES_MAX, FAILURES_WINDOW_S):
             raise TooManyChecks(wait_s, is_locked=True)
+        # Each of those under way may fail: guesses sent side by side get no more tries than one after the other.
+        under_way = sum(checked == account for checked in self._checked_accounts.values())
+        left = FAILURES_MAX - under_way
+        if left <= 0 or (under_way and self._failures.wait_s(account, left, FAILURES_WINDOW_S)):
+            raise TooManyChecks(retry_after_s=1)
         if address is not None:
             self.refuse_address(address)
 
@@ -201,6 +208,7 @@ class SecretChecker:
     def _forget(self, digest: bytes) -> None:
         with self._lock:
             self._running.pop(digest, None)
+            self._checked_accounts.pop(digest, None)
 
 
 def _address_key(address: str) -> str:

@@ -219,6 +219,18 @@ def test_who_fails_too_often_waits_but_keeps_no_other_out(
     _refused(identity.client.post(identity.token_path, data=form), 401, "invalid_client", 7000215)
 
 
+def test_guesses_side_by_side_are_no_more_than_one_after_the_other(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "FAILURES_MAX", 3)
+    forms = [identity.form(client_secret=f"guess {number}") for number in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda form: identity.client.post(identity.token_path, data=form), forms))
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) == {401, 429}
+    assert codes.count(401) <= 3
+
+
 def test_the_queue_of_checks_is_bounded(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "CHECKS_WAITING_MAX", -checks.CHECKS_AT_ONCE)
     answer = identity.client.post(identity.token_path, data=identity.form())
