@@ -12,7 +12,7 @@ SOURCES := opengallery tests scripts $(wildcard bench)
 BOOT_IMAGE := .cache/boot.raw
 BENCH_IMAGES := deb12-v1 deb12-v1-rebuild deb12-v2
 # make test TESTS=tests/arm ARGS="-k paging" runs a part of them.
-TESTS ?= tests
+TESTS ?=
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ format: check-setup  ## Format the code and mend what ruff can mend
 	.venv/bin/ruff check --fix $(SOURCES)
 
 test: develop-setup $(BOOT_IMAGE)  ## Run the tests
-	$(PY) -m pytest $(TESTS) --ignore=tests/acceptance $(ARGS)
+	$(if $(TESTS),$(PY) -m pytest $(TESTS),scripts/run-tests.sh) $(ARGS)
 
 soak: soak-setup  ## Break the image store for an hour: kills, damage, power cuts, real S3 and Azure servers
 	SOAK=1 $(PY) -m pytest tests/imagestore --timeout 7200 -rs $(ARGS)
