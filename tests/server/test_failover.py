@@ -117,7 +117,7 @@ def test_machines_boot_though_one_replica_after_another_is_killed(
 
 @pytest.mark.parametrize("storm", [2], indirect=True)
 def test_a_corrupted_replica_under_a_booting_machine_is_repaired(storm: Storm, payload: str) -> None:
-    storm.start(1)
+    storm.start(1, settled=False)
     store = storm.machines[0].store
     packs = [file for file in store_folder(storm.gallery, store).rglob("packs/*/*") if file.is_file()]
     assert packs
