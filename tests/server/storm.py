@@ -17,7 +17,8 @@ from .publishing import COMPUTE, GROUP, REGION, machine_body
 from .serving import Gallery, until
 
 BOOT_TIMEOUT_S = 600
-ONE_A_STORE = '[replicas]\nserver_for = "store"\n[machines]\nstarts_at_once = 20\n'
+# Without prefetch: what a server has warmed in its memory is read from no disk.
+ONE_A_STORE = '[replicas]\nserver_for = "store"\nprefetch = false\n[machines]\nstarts_at_once = 20\n'
 # The space after it says that the checksum is whole: a console comes byte by byte.
 _READY = re.compile(rb"READY (\S+) (\S+) ")
 
@@ -153,6 +154,19 @@ def _listens(pid: int, port: int) -> bool:
             if str(entry.readlink()) in {f"socket:[{inode}]" for inode in inodes}:
                 return True
     return False
+
+
+def empty_memory(gallery: Gallery, store: str) -> None:
+    """Have the store served by a new process, which has read nothing yet."""
+    old = server_of(gallery, store)
+    os.kill(old, signal.SIGKILL)
+
+    def is_served() -> bool:
+        with contextlib.suppress(AssertionError, OSError):
+            return server_of(gallery, store) != old
+        return False
+
+    until(is_served)
 
 
 def kill_replica(gallery: Gallery, store: str) -> None:
