@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Row
 
 from opengallery.identity.applications import applications as table
-from opengallery.identity.credentials import list_certificates
 from opengallery.identity.directory import as_id
 from opengallery.identity.graph.call import (
     NOTHING,
@@ -21,12 +20,7 @@ from opengallery.identity.graph.call import (
     anyone,
 )
 from opengallery.identity.graph.changes import refuse_unknown, require
-from opengallery.identity.graph.credentials import (
-    add_password,
-    prepare_secret,
-    remove_password,
-    replace_certificates,
-)
+from opengallery.identity.graph.credentials import credential_operations, replace_certificates, with_keys
 from opengallery.identity.graph.errors import GraphError, not_found
 from opengallery.identity.graph.filter import (
     Property,
@@ -36,7 +30,7 @@ from opengallery.identity.graph.filter import (
     text_property,
 )
 from opengallery.identity.graph.memberships import reference_operations
-from opengallery.identity.graph.objects import show_applications, show_certificate
+from opengallery.identity.graph.objects import show_applications
 from opengallery.identity.graph.operation import Operation
 from opengallery.identity.graph.query import (
     Collection,
@@ -44,7 +38,6 @@ from opengallery.identity.graph.query import (
     answer_count,
     answer_list,
     answer_one,
-    selected,
 )
 from opengallery.identity.memberships import owners_of
 from opengallery.identity.properties import Texts, check_details, check_display_name
@@ -112,11 +105,7 @@ def find_id(call: GraphCall) -> str:
 
 def show(call: GraphCall, found: Registration) -> Shown:
     """One application; with the certificates' public keys when `$select` asks for `keyCredentials`."""
-    shown = show_applications(call, [found])[0]
-    if "keycredentials" in {name.lower() for name in selected(call) or ()}:
-        kept = list_certificates(call.connection, [found.app_id])[found.app_id]
-        shown["keyCredentials"] = [show_certificate(entry, with_key=True) for entry in kept]
-    return shown
+    return with_keys(call, show_applications(call, [found])[0], found.app_id)
 
 
 def _create(call: GraphCall) -> Answer:
@@ -213,19 +202,7 @@ OPERATIONS = [
     Operation("GET", ONE, lambda call: answer_one(call, "applications", show(call, find(call))), anyone),
     Operation("PATCH", ONE, _update, _may_update),
     Operation("DELETE", ONE, _delete, administrator),
-    Operation(
-        "POST",
-        f"{ONE}/addPassword",
-        lambda call: add_password(call, find(call).app_id),
-        _may_change_credentials,
-        prepare_secret,
-    ),
-    Operation(
-        "POST",
-        f"{ONE}/removePassword",
-        lambda call: remove_password(call, find(call).app_id),
-        _may_change_credentials,
-    ),
+    *credential_operations(ONE, lambda call: find(call).app_id, _may_change_credentials),
     Operation("GET", FEDERATED, _no_federated, anyone),
     Operation("POST", FEDERATED, _not_federated, administrator),
     Operation("GET", f"{FEDERATED}/{{other}}", _no_federated_one, anyone),

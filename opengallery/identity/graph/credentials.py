@@ -5,7 +5,7 @@ the only one that ever holds a secret's text.
 Source: Microsoft Graph REST API v1.0, application: addPassword, removePassword; keyCredential.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -21,10 +21,12 @@ from opengallery.identity.credentials import (
 )
 from opengallery.identity.directory import as_id
 from opengallery.identity.directory_errors import InvalidValue
-from opengallery.identity.graph.call import NOTHING, Answer, GraphCall
+from opengallery.identity.graph.call import NOTHING, Answer, GraphCall, Right
 from opengallery.identity.graph.changes import read_time, refuse_unknown
 from opengallery.identity.graph.errors import GraphError, bad_request
-from opengallery.identity.graph.objects import show_secret
+from opengallery.identity.graph.objects import show_certificate, show_secret
+from opengallery.identity.graph.operation import Operation
+from opengallery.identity.graph.query import Shown, selected
 from opengallery.identity.properties import Text
 
 NAME = Text(256)
@@ -36,13 +38,37 @@ KEY_MEMBERS = {
 }  # fmt: skip
 
 
-def prepare_secret(_call: GraphCall) -> tuple[str, str]:
+def credential_operations(one: str, find_app_id: Callable[[GraphCall], str], right: Right) -> list[Operation]:
+    """addPassword and removePassword below the path `one`, of the application that `find_app_id` finds."""
+    return [
+        Operation(
+            "POST",
+            f"{one}/addPassword",
+            lambda call: _add_password(call, find_app_id(call)),
+            right,
+            _prepare_secret,
+        ),
+        Operation(
+            "POST", f"{one}/removePassword", lambda call: _remove_password(call, find_app_id(call)), right
+        ),
+    ]
+
+
+def with_keys(call: GraphCall, shown: Shown, app_id: str) -> Shown:
+    """What is shown, with the certificates' public keys when `$select` asks for `keyCredentials`."""
+    if "keycredentials" in {name.lower() for name in selected(call) or ()}:
+        kept = list_certificates(call.connection, [app_id])[app_id]
+        shown["keyCredentials"] = [show_certificate(entry, with_key=True) for entry in kept]
+    return shown
+
+
+def _prepare_secret(_call: GraphCall) -> tuple[str, str]:
     """A new secret and its hash."""
     secret = generate_secret()
     return secret, hash_secret(secret)
 
 
-def add_password(call: GraphCall, app_id: str) -> Answer:
+def _add_password(call: GraphCall, app_id: str) -> Answer:
     """Add a secret with the name and the dates of the body, and show it this once."""
     asked = call.body.get("passwordCredential", {}) or {}
     if not isinstance(asked, dict):
@@ -64,7 +90,7 @@ def add_password(call: GraphCall, app_id: str) -> Answer:
     return Answer({**content, **show_secret(kept, secret)})
 
 
-def remove_password(call: GraphCall, app_id: str) -> Answer:
+def _remove_password(call: GraphCall, app_id: str) -> Answer:
     """Take the secret away that the body names by `keyId`."""
     key_id = call.text("keyId")
     if not as_id(key_id) or not remove_secret(call.connection, app_id, key_id):

@@ -8,16 +8,10 @@ from typing import Any
 
 from sqlalchemy import Row, func
 
-from opengallery.identity.credentials import list_certificates
 from opengallery.identity.directory import as_id, principals
 from opengallery.identity.graph.call import NOTHING, Answer, GraphCall, administrator, anyone
 from opengallery.identity.graph.changes import refuse_unknown
-from opengallery.identity.graph.credentials import (
-    add_password,
-    prepare_secret,
-    remove_password,
-    replace_certificates,
-)
+from opengallery.identity.graph.credentials import credential_operations, replace_certificates, with_keys
 from opengallery.identity.graph.errors import GraphError, bad_request, not_found
 from opengallery.identity.graph.filter import (
     Property,
@@ -28,7 +22,7 @@ from opengallery.identity.graph.filter import (
     text_property,
 )
 from opengallery.identity.graph.memberships import membership_operations, reference_operations
-from opengallery.identity.graph.objects import show_certificate, show_service_principals
+from opengallery.identity.graph.objects import show_service_principals
 from opengallery.identity.graph.operation import Operation
 from opengallery.identity.graph.query import (
     Collection,
@@ -36,7 +30,6 @@ from opengallery.identity.graph.query import (
     answer_count,
     answer_list,
     answer_one,
-    selected,
 )
 from opengallery.identity.graph.users import enable, refuse_self
 from opengallery.identity.memberships import is_owner, owners_of
@@ -109,11 +102,7 @@ def find_id(call: GraphCall) -> str:
 
 def show(call: GraphCall, found: ServicePrincipal) -> Shown:
     """One service principal; with the certificates' keys when `$select` asks for `keyCredentials`."""
-    shown = show_service_principals(call, [found])[0]
-    if "keycredentials" in {name.lower() for name in selected(call) or ()}:
-        kept = list_certificates(call.connection, [found.app_id])[found.app_id]
-        shown["keyCredentials"] = [show_certificate(entry, with_key=True) for entry in kept]
-    return shown
+    return with_keys(call, show_service_principals(call, [found])[0], found.app_id)
 
 
 def _create(call: GraphCall) -> Answer:
@@ -204,19 +193,7 @@ OPERATIONS = [
     Operation("GET", ONE, lambda call: answer_one(call, "servicePrincipals", show(call, find(call))), anyone),
     Operation("PATCH", ONE, _update, _may_update),
     Operation("DELETE", ONE, _delete, administrator),
-    Operation(
-        "POST",
-        f"{ONE}/addPassword",
-        lambda call: add_password(call, _app_id(call)),
-        _may_change_credentials,
-        prepare_secret,
-    ),
-    Operation(
-        "POST",
-        f"{ONE}/removePassword",
-        lambda call: remove_password(call, _app_id(call)),
-        _may_change_credentials,
-    ),
+    *credential_operations(ONE, _app_id, _may_change_credentials),
     *reference_operations(ONE, "owners", find_id, owners_of, administrator, is_owner=True),
     *membership_operations("servicePrincipals", find_id),
 ]
