@@ -4,7 +4,6 @@ A code is kept as a digest, with the client, the redirect URI and the PKCE chall
 Source: RFC 6749, section 4.1; RFC 7636 (PKCE); RFC 9700, section 2.1.
 """
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,7 @@ from sqlalchemy import (
 
 from opengallery.database import UtcDateTime, metadata
 from opengallery.identity.accounts import Account
+from opengallery.identity.digests import digest_of
 
 LIFETIME = timedelta(minutes=5)
 CODES_MAX = 20
@@ -86,7 +86,7 @@ def issue(
     code = secrets.token_urlsafe(48)
     connection.execute(
         insert(authorization_codes).values(
-            digest=_digest(code),
+            digest=digest_of(code),
             object_id=account.principal.object_id,
             client_id=client_id,
             redirect_uri=redirect_uri,
@@ -104,7 +104,7 @@ def issue(
 def take(connection: Connection, code: str, client_id: str, time_s: float) -> AuthorizationCode | None:
     """What `client_id`'s code was made for; from now on it is used. `None`: the client has no such code."""
     row = connection.execute(
-        select(authorization_codes).where(authorization_codes.c.digest == _digest(code)).with_for_update()
+        select(authorization_codes).where(authorization_codes.c.digest == digest_of(code)).with_for_update()
     ).one_or_none()
     if row is None or row.client_id != client_id:
         return None
@@ -126,7 +126,7 @@ def take(connection: Connection, code: str, client_id: str, time_s: float) -> Au
 
 def note_family(connection: Connection, code: str, family_digest: str) -> None:
     """Remember which refresh tokens came of the code: they end when it comes again."""
-    of_code = authorization_codes.c.digest == _digest(code)
+    of_code = authorization_codes.c.digest == digest_of(code)
     connection.execute(update(authorization_codes).where(of_code).values(family_digest=family_digest))
 
 
@@ -139,10 +139,6 @@ def _forget_oldest(connection: Connection, object_id: str) -> None:
     )
     for digest in connection.execute(oldest).scalars().all():
         connection.execute(delete(authorization_codes).where(authorization_codes.c.digest == digest))
-
-
-def _digest(code: str) -> str:
-    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _time(time_s: float) -> datetime:

@@ -5,7 +5,6 @@ letters without vowels (39 bits), which is good for a quarter of an hour.
 Source: RFC 8628.
 """
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +27,7 @@ from sqlalchemy import (
 
 from opengallery.database import UtcDateTime, metadata
 from opengallery.identity.accounts import Account
+from opengallery.identity.digests import digest_of
 
 LIFETIME = timedelta(minutes=15)
 INTERVAL_S = 5
@@ -111,7 +111,7 @@ def issue(
     user_code = "".join(secrets.choice(USER_CODE_LETTERS) for _ in range(USER_CODE_LENGTH))
     connection.execute(
         insert(device_codes).values(
-            digest=_digest(device_code),
+            digest=digest_of(device_code),
             user_code=user_code,
             client_id=client_id,
             tenant=tenant[:64],
@@ -161,7 +161,7 @@ def poll(connection: Connection, device_code: str, client_id: str, time_s: float
     Commit what was done in either case.
     """
     time = _time(time_s)
-    of_code = device_codes.c.digest == _digest(device_code)
+    of_code = device_codes.c.digest == digest_of(device_code)
     row = connection.execute(select(device_codes).where(of_code).with_for_update()).one_or_none()
     if row is None or row.client_id != client_id:
         return "unknown"
@@ -187,10 +187,6 @@ def _decide(connection: Connection, waiting: Waiting, **values: str) -> bool:
         .values(**values)
     )
     return done.rowcount == 1
-
-
-def _digest(code: str) -> str:
-    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _time(time_s: float) -> datetime:

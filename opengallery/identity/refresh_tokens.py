@@ -7,7 +7,6 @@ user may start in the same moment with the same token.
 Source: RFC 6749, section 6; RFC 9700 (OAuth 2.0 security best current practice), section 4.14.
 """
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from sqlalchemy import Column, Connection, ForeignKey, String, Table, Text, dele
 
 from opengallery.database import Json, UtcDateTime, metadata
 from opengallery.identity.accounts import Account, read_account
+from opengallery.identity.digests import digest_of
 from opengallery.identity.directory import as_id
 
 IDLE_LIFETIME = timedelta(days=14)
@@ -83,18 +83,18 @@ def begin(connection: Connection, account: Account, client_id: str, scope: str, 
     family, secret = secrets.token_urlsafe(24), secrets.token_urlsafe(32)
     connection.execute(
         insert(token_families).values(
-            family_digest=_digest(family),
+            family_digest=digest_of(family),
             object_id=account.principal.object_id,
             client_id=client_id,
             scope=scope,
             password_stamp=account.password_stamp,
             signed_in_at=time,
             expires_at=time + IDLE_LIFETIME,
-            live=[_digest(secret)],
+            live=[digest_of(secret)],
             used={},
         )
     )
-    return Begun(_digest(family), f"{family}.{secret}")
+    return Begun(digest_of(family), f"{family}.{secret}")
 
 
 def use(
@@ -106,7 +106,7 @@ def use(
     """
     time = _time(time_s)
     family, _, secret = token.partition(".")
-    family_digest, digest = _digest(family), _digest(secret)
+    family_digest, digest = digest_of(family), digest_of(secret)
     of_family = token_families.c.family_digest == family_digest
     row = connection.execute(select(token_families).where(of_family).with_for_update()).one_or_none()
     if row is None:
@@ -128,7 +128,7 @@ def use(
         end_family(connection, family_digest)
         return "password changed"
     successor = secrets.token_urlsafe(32)
-    live = [*(other for other in row.live if other != digest), _digest(successor)][-LIVE_MAX:]
+    live = [*(other for other in row.live if other != digest), digest_of(successor)][-LIVE_MAX:]
     used.setdefault(digest, time_s)
     expires_at = min(time + IDLE_LIFETIME, row.signed_in_at + FAMILY_LIFETIME)
     connection.execute(
@@ -162,10 +162,6 @@ def _end_oldest(connection: Connection, object_id: str) -> None:
     )
     for family_digest in connection.execute(oldest).scalars().all():
         end_family(connection, family_digest)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _time(time_s: float) -> datetime:

@@ -6,7 +6,6 @@ Source: RFC 7523; RFC 8725; Microsoft identity platform, certificate credentials
 """
 
 import base64
-import hashlib
 import json
 import re
 from typing import Any
@@ -21,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from opengallery.database import now
 from opengallery.identity import assertion_uses
 from opengallery.identity.applications import Application, ClientCertificate
+from opengallery.identity.digests import digest_of
 from opengallery.identity.grants.request import ANY_TENANT, Parts, TokenRequest
 from opengallery.identity.refusals import SignInError, invalid_client, invalid_request
 from opengallery.identity.tokens import CLOCK_SKEW_S
@@ -61,7 +61,7 @@ def _check(parts: Parts, request: TokenRequest, application: Application, resour
     jti = claims.get("jti")
     if not isinstance(jti, str) or not 0 < len(jti) <= JTI_LENGTH_MAX:
         raise _malformed("It has no id (jti).")
-    use = assertion_uses.Use(app_id, _digest(jti), _digest(resource), _digest(text))
+    use = assertion_uses.Use(app_id, digest_of(jti), digest_of(resource), digest_of(text))
     try:
         with parts.database.write() as connection:
             is_fresh = assertion_uses.note(connection, use, parts.clock(), expires_at_s + CLOCK_SKEW_S)
@@ -177,10 +177,6 @@ def _is_time(value: object) -> bool:
 
 def _is_id(value: object, app_id: str) -> bool:
     return isinstance(value, str) and value.lower() == app_id
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _malformed(reason: str) -> SignInError:
